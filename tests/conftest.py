@@ -16,6 +16,9 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 
+# Set before anything imports triton, as torch.onnx does: kernels then run in its interpreter.
+os.environ.setdefault("TRITON_INTERPRET", "1")
+
 import pytest
 from filelock import FileLock
 from hypothesis import settings

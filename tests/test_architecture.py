@@ -79,6 +79,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         *("clocks", "cameras", "ros", "ur", "lerobot"),
     ),
     "flux_runtime": (
+        "cuda",
         *("engines", "robots", "chunking", "wire", "realtime", "deployment", "control", "operator"),
         *("remote",),
         *("predictions", "arguments", "check", "recording"),

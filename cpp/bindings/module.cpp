@@ -7,6 +7,7 @@ PYBIND11_MODULE(_core, module) {
   flux::bindings::bind_chunking(module);
   flux::bindings::bind_chunk_player(module);
   flux::bindings::bind_policies(module);
+  flux::bindings::bind_cuda_player(module);
   flux::bindings::bind_safety_filter(module);
   flux::bindings::bind_control_loop(module);
   flux::bindings::bind_robot_link(module);

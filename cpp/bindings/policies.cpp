@@ -103,16 +103,9 @@ std::shared_ptr<CapturedPolicy> open_captured(const std::string& driver, std::ui
   return std::make_shared<CapturedPolicy>(std::move(captured));
 }
 
-// Name -> (numpy's type name, shape).
-using InputShapes = std::map<std::string, std::pair<std::string, std::vector<std::int64_t>>>;
-
 std::shared_ptr<CallbackPolicy> make_callback(py::object call, const InputShapes& inputs,
                                               std::pair<int, int> action_shape, bool can_continue) {
-  std::vector<TensorInfo> infos;
-  for (const auto& [name, input] : inputs) {
-    infos.push_back({.name = name, .dtype = dtype_named(input.first, name), .shape = input.second});
-  }
-  return std::make_shared<CallbackPolicy>(std::move(call), std::move(infos), action_shape.first,
+  return std::make_shared<CallbackPolicy>(std::move(call), tensor_infos(inputs), action_shape.first,
                                           action_shape.second, can_continue);
 }
 
@@ -167,6 +160,14 @@ FloatArray infer(Policy& policy, const py::dict& inputs, const py::handle& noise
 
 }  // namespace
 
+std::vector<TensorInfo> tensor_infos(const InputShapes& inputs) {
+  std::vector<TensorInfo> infos;
+  for (const auto& [name, input] : inputs) {
+    infos.push_back({.name = name, .dtype = dtype_named(input.first, name), .shape = input.second});
+  }
+  return infos;
+}
+
 FloatArray require_noise(const Policy& policy, const py::handle& noise) {
   const std::int64_t action_horizon = policy.action_horizon();
   const std::int64_t action_dim = policy.action_dim();
@@ -184,6 +185,7 @@ void bind_policies(py::module_& module) {
                                return py::make_tuple(policy.action_horizon(), policy.action_dim());
                              })
       .def_property_readonly("can_continue", &Policy::can_continue)
+      .def_property_readonly("can_guide", &Policy::can_guide)
       .def("infer", &infer, py::arg("inputs"), py::arg("noise"),
            py::arg("previous").none(true) = py::none(), py::arg("prefix_len") = 0,
            py::arg("continuation").none(true) = py::none())

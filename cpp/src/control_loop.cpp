@@ -63,6 +63,10 @@ void check_rtc(const ControlLoopConfig& config, const Policy* policy) {
         std::string("'rtc' with ") +
             (policy == nullptr ? "no policy" : "a policy whose Euler steps cannot run singly")));
   }
+  if (config.continuation.method == ContinuationMethod::kGuidance && !policy->can_guide()) {
+    throw std::invalid_argument(
+        expected_got("method", "'prefix'", "'guidance' with a policy that cannot be guided"));
+  }
   check(config.continuation, policy->action_horizon());
   const int rows = delay_rows(config);
   if (config.inference_delay >= 0 &&

@@ -47,6 +47,13 @@ CopyCalls load_copy_calls(const std::string& library) {
   return calls;
 }
 
+PlayerCalls load_player_calls(const std::string& library) {
+  void* handle = open(library);
+  PlayerCalls calls;
+  FLUX_CUDA_PLAYER_FUNCTIONS(FLUX_CUDA_LOAD)
+  return calls;
+}
+
 #undef FLUX_CUDA_LOAD
 
 void require_success(int code, const char* call, GetErrorName get_error_name) {

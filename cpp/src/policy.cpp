@@ -74,6 +74,11 @@ void Policy::check(const Continuation& continuation) const {
         "continuation", "a policy whose Euler steps run one by one",
         "one that is captured as a single launch. Use another engine, or a mode other than rtc"));
   }
+  if (continuation.settings->method == ContinuationMethod::kGuidance && !can_guide()) {
+    throw std::invalid_argument(expected_got(
+        "continuation", "method prefix, because the Euler steps are captured as a single launch",
+        "method guidance. Use another engine, or a mode other than rtc"));
+  }
   const std::size_t width = static_cast<std::size_t>(action_dim_);
   const std::size_t rows = continuation.previous.size() / width;
   if (continuation.previous.size() % width != 0 ||

@@ -22,6 +22,8 @@ constexpr Group kGroups[] = {
     {"continuation", flux::test::continuation_cases},
     {"flow_policy", flux::test::flow_policy_cases},
     {"captured_policy", flux::test::captured_policy_cases},
+    {"cuda_player", flux::test::cuda_player_cases},
+    {"planned_policy", flux::test::planned_policy_cases},
     {"onnxruntime_engine", flux::test::onnxruntime_engine_cases},
     {"control_core", flux::test::control_core_cases},
     {"control_core_chunks", flux::test::control_core_chunk_cases},

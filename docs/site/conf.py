@@ -45,7 +45,7 @@ SECTIONS = {
     ),
     "Understand": (
         *("docs/architecture", "docs/data", "docs/training", "docs/export"),
-        *("docs/engines", "docs/robots", "docs/remote", "docs/safety"),
+        *("docs/engines", "docs/gpu", "docs/robots", "docs/remote", "docs/safety"),
         *("docs/deployment-check", "docs/recordings", "docs/replay", "docs/numbers"),
     ),
     "Robots": (

@@ -39,6 +39,7 @@ def chosen(
 
 def test_a_real_robot_continues_chunks_where_its_policy_was_trained_for_it() -> None:
     assert chosen(facts()) == ("rtc", "the policy was trained for it")
+    assert chosen(facts(engine="cuda")) == ("rtc", "the policy was trained for it")
     guided = RTCConfig(method="guidance")
     untrained = facts(rtc=guided, trained_delays=(0,))
     assert chosen(untrained) == ("rtc", "the bundle's rtc_config guides chunks")
@@ -51,6 +52,10 @@ def test_a_real_robot_continues_chunks_where_its_policy_was_trained_for_it() -> 
         ({"rtc": RTCConfig(enabled=False)}, "rtc_config.enabled is false"),
         ({"rtc": RTCConfig(use_vjp=True)}, "rtc_config.use_vjp needs the network's Jacobian"),
         ({"can_continue": False, "engine": "tensorrt"}, "engine tensorrt captures the whole"),
+        (
+            {"rtc": RTCConfig(method="guidance"), "engine": "cuda"},
+            "engine cuda captures the whole inference, and method guidance needs the velocity",
+        ),
         ({"execution_horizon": 30}, "no delay fits execution horizon 30 of 32 steps"),
     ],
 )
@@ -89,6 +94,18 @@ def test_changing_the_rtc_config_chooses_rtc(caplog: pytest.LogCaptureFixture) -
         ({"rtc": RTCConfig(enabled=False)}, "Add --rtc enabled=true, or use"),
         ({"rtc": RTCConfig(use_vjp=True)}, "Add --rtc use_vjp=false, or use"),
         ({"can_continue": False, "engine": "tensorrt"}, "Use another --engine, or use"),
+        (
+            {"rtc": RTCConfig(method="guidance"), "engine": "cuda"},
+            "every step. Add --rtc method=prefix, or use another --engine, or use",
+        ),
+        (
+            {"trained_delays": (0,), "engine": "cuda"},
+            "Add --rtc method=guidance, which needs no training, and another --engine, or use",
+        ),
+        (
+            {"rtc": RTCConfig(method="guidance"), "trained_delays": (0,), "engine": "cuda"},
+            "every step. Use another --engine, or use",
+        ),
     ],
 )
 def test_rtc_that_cannot_be_is_refused_with_the_remedy(changes: Any, words: str) -> None:

@@ -103,8 +103,10 @@ class Policy {
              std::span<float> actions, FlowHistograms* also = nullptr,
              const std::atomic<bool>* cancel = nullptr, const Continuation* continuation = nullptr);
 
-  // Whether a chunk can continue the running one, which takes access to every Euler step.
+  // Whether a chunk can continue the running one.
   [[nodiscard]] virtual bool can_continue() const noexcept { return false; }
+  // Whether it can also do so with method kGuidance, which takes access to every Euler step.
+  [[nodiscard]] virtual bool can_guide() const noexcept { return can_continue(); }
 
   [[nodiscard]] const FlowHistograms& histograms() const noexcept { return histograms_; }
 

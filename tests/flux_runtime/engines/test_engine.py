@@ -549,7 +549,7 @@ def test_pip_libraries_are_loaded_before_those_that_need_them(
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("engine", CARD_ENGINES)
+@pytest.mark.parametrize("engine", [name for name in CARD_ENGINES if name != "cuda"])
 def test_a_card_reproduces_the_shipped_golden(
     core: Any, shipped: Bundle, tmp_path: Path, engine: Any
 ) -> None:

@@ -132,7 +132,12 @@ class Policy:
 
     @property
     def can_continue(self) -> bool:
-        """Whether a chunk can continue the running one, which takes access to every Euler step."""
+        """Whether a chunk can continue the running one."""
+
+    @property
+    def can_guide(self) -> bool:
+        """Whether it can also do so with method 'guidance', which takes access to every Euler
+        step."""
 
     def infer(
         self,
@@ -205,9 +210,11 @@ class FlowPolicy(Policy):
     ) -> None: ...
 
 class CapturedPolicy(Policy):
-    """A bundle's whole inference as one CUDA graph; see `flux_runtime.engines.tensorrt`.
+    """A bundle's whole inference as one CUDA graph; see `flux_runtime.engines.tensorrt` and
+    `CudaPlayer`, which makes one with several graphs.
 
-    Only its histograms `copy_in` and `inference` are filled.
+    Only its histograms `copy_in` and `inference` are filled. Once launched, an inference runs to
+    its end; whoever cancels it drops its answer.
 
     Args:
         driver: the driver's library.
@@ -239,6 +246,98 @@ class CapturedPolicy(Policy):
         action_shape: tuple[int, ...],
         owner: object,
     ) -> None: ...
+
+CudaKernel = tuple[str, str, bytes, int, int, Sequence[tuple[int, int]]]
+"""Name for messages, symbol, cubin, threads per program, dynamic shared memory in bytes, and offset
+and size of each parameter in the cubin."""
+CudaLaunch = tuple[str, int, tuple[int, int, int], Sequence[tuple[int, int] | int | float]]
+"""Stage, number of the kernel, grid, and arguments: (number of a buffer, offset in bytes), an int32
+or a float32."""
+
+class CudaPlayer:
+    """A launch plan on the first NVIDIA card; see `flux_runtime.cuda.player`.
+
+    Loads the kernels and allocates all memory. Work memory is zeroed once. What fails is released.
+
+    Args:
+        library: the driver's.
+        architecture: of the cubins, such as 'sm_90a'.
+        kernels: compiled by Triton, each with two parameters for scratch memory, which get 0.
+        buffers: name, bytes and role: 'input', 'constant', 'work', or 'output', of which there is
+            one. Inputs are laid out in their order, in one block.
+
+    Raises:
+        EngineUnavailable: there is no driver, the cubins are for another card or damaged, or memory
+            or shared memory does not suffice.
+        ValueError: the plan contradicts itself or its cubins; the message names the place.
+        RuntimeError: the driver refuses a call; the message names it.
+    """
+
+    def __init__(
+        self,
+        *,
+        library: str,
+        architecture: str,
+        kernels: Sequence[CudaKernel],
+        buffers: Sequence[tuple[str, int, str]],
+    ) -> None: ...
+    @property
+    def card(self) -> str:
+        """Its name."""
+
+    @property
+    def num_device_bytes(self) -> int:
+        """How much of its memory is used."""
+
+    def input_offset(self, name: str) -> int:
+        """Returns where an input begins in the block of all inputs."""
+
+    def upload(self, name: str, content: ArrayLike) -> None:
+        """Copies all of a constant to the card, from a contiguous array. Releases the GIL.
+
+        Raises:
+            ValueError: there is no such constant, or it has another size.
+            RuntimeError: the driver refuses a call.
+        """
+
+    def capture(
+        self,
+        num_cameras: int,
+        num_tokens: int,
+        launches: Sequence[CudaLaunch],
+        *,
+        num_input_bytes: int,
+    ) -> None:
+        """Runs a variant once, and captures it as a graph, with a copy of the first
+        `num_input_bytes` of the input block before it and of the output after it. Releases the GIL.
+
+        Raises:
+            ValueError: a launch does not fit its cubin, or a constant was not uploaded.
+            RuntimeError: a launch fails; the message names it.
+        """
+
+    def policy(
+        self,
+        inputs: Mapping[str, tuple[str, Sequence[int]]],
+        *,
+        action_shape: tuple[int, int],
+        vocabulary_size: int,
+    ) -> CapturedPolicy:
+        """Returns a policy of all captured variants, which keeps the card's memory alive.
+
+        It runs the graph for the cameras that are present (`image_masks`) and for the smallest
+        prompt that holds `lang_tokens`; there must be one, and padding must follow the prompt. It
+        continues chunks with method 'prefix'.
+
+        Args:
+            inputs: name -> (numpy type name, shape): images (1, C, h, w, 3), image_masks (1, C),
+                lang_tokens and lang_masks (1, L), and state (1, S) if the plan has one.
+            action_shape: (H, N).
+            vocabulary_size: a token's number is below it.
+
+        Raises:
+            ValueError: the plan's inputs have other sizes.
+        """
 
 class CallbackPolicy(Policy):
     """A function that makes chunks. Only its histogram `inference` is filled.

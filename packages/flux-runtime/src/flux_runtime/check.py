@@ -31,7 +31,7 @@ def check(
         MissingDependencyError: this machine lacks something that the engine needs.
     """
     bundle = Bundle.open(directory, accept_versions=accept_versions)
-    choice = choose_engine(engine, bundle.manifest.precision)
+    choice = choose_engine(engine, bundle.manifest.precision, bundle)
     tolerance = engine_tolerance(bundle.manifest, choice.name)
     results: dict[int, GoldenResult] = {}
     for tokens in (None, *bundle.manifest.prompt_buckets):

@@ -44,7 +44,7 @@ class ChunkFacts:
         execution_horizon: steps of a chunk that are executed before the next one.
         action_horizon: steps of a chunk.
         engine: its name.
-        can_continue: whether the engine runs the Euler steps one by one.
+        can_continue: whether the engine takes known rows.
     """
 
     rtc: RTCConfig
@@ -76,6 +76,11 @@ class ChunkFacts:
             return "the policy was not trained for real-time chunking (its only delay is 0)"
         if not self.can_continue:
             return f"engine {self.engine} captures the whole inference"
+        if self.rtc.method == "guidance" and self._is_prefix_only:
+            return (
+                f"engine {self.engine} captures the whole inference, and method guidance needs the "
+                f"velocity of every step"
+            )
         return None
 
     def remedy(self) -> str:
@@ -85,8 +90,16 @@ class ChunkFacts:
         if self.rtc.use_vjp:
             return "Add --rtc use_vjp=false"
         if self.rtc.method == "prefix" and max(self.trained_delays) == 0:
-            return "Add --rtc method=guidance, which needs no training"
+            needs = ", and another --engine" if self._is_prefix_only else ""
+            return f"Add --rtc method=guidance, which needs no training{needs}"
+        if self._is_prefix_only and max(self.trained_delays) > 0:
+            return "Add --rtc method=prefix, or use another --engine"
         return "Use another --engine"
+
+    @property
+    def _is_prefix_only(self) -> bool:
+        """Whether the engine takes known rows, but nothing reaches its Euler steps."""
+        return self.engine == "cuda"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -14,14 +13,12 @@ from flux_core.command_line import (
     EXIT_FAILED,
     EXIT_OK,
     add_command,
-    finite,
     new_parser,
     print_json,
     run_cli,
     stopped_by_signals,
     without_current_directory,
 )
-from flux_core.config import NETWORKS
 from flux_core.errors import UsageError
 from flux_core.robots import DRIVER_GROUP, provided_names
 
@@ -38,8 +35,10 @@ from .arguments import (
     natural,
     threads,
 )
+from .bench.command import add_bench, bench
 from .chunking import MODES
-from .engines.names import AUTO, ENGINES
+from .cuda.architectures import ARCHITECTURES
+from .engines.names import ENGINES
 from .realtime import is_inference_stuck
 from .realtime.arguments import add_realtime_options, realtime_options_from
 from .remote.arguments import add_remote_options, remote_options_from
@@ -116,14 +115,26 @@ def build_parser() -> argparse.ArgumentParser:
     add_engine(check)
     add_accept_version(check)
     _add_threads(check)
-    _add_bench(
+    add_bench(
         _add(
             commands,
             "bench",
             "times inference on this machine, stage by stage, for one or more engines",
             "  flux-runtime bench my_bundle --engine onnxruntime openvino --threads 2\n"
-            "  flux-runtime bench --model pi05 --size small --random-weights",
-            _bench,
+            "  flux-runtime bench --model pi05 --size small --random-weights\n"
+            "  flux-runtime bench --plan --model pi0 --card h200 4090",
+            bench,
+        )
+    )
+    _add_build(
+        _add(
+            commands,
+            "build",
+            "compiles the kernels of engine cuda ahead of time, for cards that need not be in this "
+            "machine; needs flux-runtime[build]",
+            "  flux-runtime build --arch sm_89\n"
+            "  flux-runtime build --arch sm_87 sm_90a --out kernels --json",
+            _build,
         )
     )
     _add_doctor(
@@ -155,45 +166,25 @@ def _add(
     return parser
 
 
-def _add_bench(parser: argparse.ArgumentParser) -> None:
+def _add_build(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    bundle = add("bundle", type=Path, metavar="BUNDLE", help="the bundle's directory")
-
-    class InsteadOfBundle(argparse.Action):
-        """Makes BUNDLE optional; with nargs='?' it would have to come before the options."""
-
-        def __call__(self, _: Any, namespace: argparse.Namespace, values: Any, __: Any = None):
-            bundle.required = False
-            setattr(namespace, self.dest, values)
-
-    add("--engine", nargs="+", choices=(AUTO, *ENGINES), default=[AUTO], help="engines to compare")
-    _add_threads(parser)
     add(
-        "--repeat",
-        type=count,
-        default=100,
-        metavar="N",
-        help="timed chunks per engine (default: 100)",
+        "--arch",
+        nargs="+",
+        required=True,
+        metavar="ARCH",
+        help=f"architectures of cards: {', '.join(ARCHITECTURES)}",
     )
+    add("--out", type=Path, metavar="DIR", help="where to (default: the user's cache)")
     add(
-        "--warm-up", type=count, default=10, metavar="N", help="untimed chunks before (default: 10)"
+        "--bundle",
+        type=Path,
+        metavar="DIR",
+        help="also compile what this bundle needs, if its sizes are not those of full-size pi0 or "
+        "pi0.5",
     )
-    add("--out", type=Path, help="write the figures as JSON")
+    add("--jobs", type=count, metavar="N", help="kernels at a time (default: one per processor)")
     add_accept_version(parser)
-    add(
-        "--model",
-        choices=tuple(NETWORKS),
-        action=InsteadOfBundle,
-        help="instead of a bundle, time a network of this kind",
-    )
-    add("--size", choices=("small", "medium", "full"), help="size of --model (default: small)")
-    add(
-        "--random-weights",
-        action="store_true",
-        help="confirm that --model has random weights; --size full takes 13 GB on disk",
-    )
-    add("--precision", help="precision of --model, as for flux-export (default: fp32)")
-    add("--keep", type=Path, metavar="DIR", help="keep --model's bundle in this existing folder")
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
@@ -457,36 +448,31 @@ def _check(args: argparse.Namespace) -> int:
     return EXIT_OK if report["ok"] else EXIT_FAILED
 
 
-def _bench(args: argparse.Namespace) -> int:
+def _build(args: argparse.Namespace) -> int:
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
-    from .bench.bundle import bundle_to_bench
-    from .bench.measure import BenchOptions, bench, format_bench
+    from .cuda.cubins.command import BuildOptions, build_kernels, format_build
 
+    fields = BuildOptions.__dataclass_fields__
+    options = BuildOptions(**{name: getattr(args, name) for name in fields})
     console = Console(stderr=True)
-    for folder in (args.out and args.out.absolute().parent, args.keep):
-        if folder is not None and not folder.is_dir():
-            raise UsageError(f"{folder}: expected an existing folder to write to")
-    options = BenchOptions(
-        engines=tuple(args.engine), threads=args.threads, repeat=args.repeat, warm_up=args.warm_up
-    )
-    bars = Progress(console=console, transient=True, disable=not console.is_terminal)
-    with bundle_to_bench(args) as bundle, bars as progress:
-        bar = progress.add_task("chunks", total=None)
-        report = bench(
-            bundle,
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), "{task.description}")
+    is_off = not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=is_off) as progress:
+        bar = progress.add_task("planning", total=None)
+        report = build_kernels(
             options,
-            lambda done, total: progress.update(bar, completed=done, total=total),
+            lambda what, done, total: progress.update(
+                bar, description=what, completed=done, total=total
+            ),
         )
     if args.json:
         print_json(report)
     else:
-        for part in format_bench(report):
+        for part in format_build(report):
             Console(soft_wrap=isinstance(part, str), highlight=False).print(part)
-    if args.out is not None:
-        args.out.write_text(json.dumps(finite(report), indent=1) + "\n")
-    return EXIT_OK if all(engine["ok"] for engine in report["engines"].values()) else EXIT_FAILED
+    return EXIT_OK
 
 
 def _doctor(args: argparse.Namespace) -> int:

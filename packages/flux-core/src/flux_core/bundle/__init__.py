@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from .manifest import manifest_data as manifest_data
     from .manifest import parse_manifest as parse_manifest
     from .onnx_header import read_graph_header as read_graph_header
+    from .safetensors_header import SafetensorsEntry as SafetensorsEntry
+    from .safetensors_header import read_safetensors_header as read_safetensors_header
     from .settings import check_config as check_config
     from .settings import component_sources as component_sources
 
@@ -37,6 +39,7 @@ __getattr__, __dir__ = lazy_exports(
             *("Manifest", "READS_STATE", "TensorSignature", "manifest_data", "parse_manifest"),
         ),
         "onnx_header": ("read_graph_header",),
+        "safetensors_header": ("SafetensorsEntry", "read_safetensors_header"),
         "settings": ("check_config", "component_sources"),
     },
 )

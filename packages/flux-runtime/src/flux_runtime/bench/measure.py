@@ -101,7 +101,7 @@ def bench(
     contestants: dict[str, Contestant] = {}
     for wanted in options.engines:
         try:
-            name = choose_engine(wanted, bundle.manifest.precision).name
+            name = choose_engine(wanted, bundle.manifest.precision, bundle).name
             policy = open_flow_policy(bundle, engine=name, num_threads=options.threads)
         except FluxError as error:
             engines[wanted] = {"ok": False, "reason": str(error)}

@@ -211,8 +211,7 @@ class OpenedPolicy:
         bundle: its bundle, with the changes of the run.
         source: of its chunks.
         golden: how its network has reproduced the golden; None if that is for its server to do.
-        can_continue: whether its chunks can continue the running one, which takes an engine that
-            runs the Euler steps one by one.
+        can_continue: whether its chunks can continue the running one.
     """
 
     bundle: DescribedBundle
@@ -259,7 +258,7 @@ def open_policy(
     # Any: for a type checker, its cached properties do not match the protocol's properties.
     encoder: Any = PolicyIO.from_bundle(bundle)
     check_decoder(encoder.scale, spec)
-    engine = choose_engine(options.engine, bundle.manifest.precision).name
+    engine = choose_engine(options.engine, bundle.manifest.precision, bundle).name
     policy = open_flow_policy(bundle, engine=engine, num_threads=options.threads)
     tolerance = engine_tolerance(bundle.manifest, engine)
     golden = check_golden(bundle, policy, engine, tolerance)

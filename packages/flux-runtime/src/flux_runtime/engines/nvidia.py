@@ -20,8 +20,10 @@ from flux_core.errors import MissingDependencyError
 CUDA_LIBRARIES = ("cudart", "nvrtc", "cublasLt", "cublas", "curand", "cufft", "cudnn")
 TENSORRT_LIBRARIES = ("nvinfer", "nvonnxparser")
 _DRIVER = "libcuda.so.1"
+_CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
 _MEMORY_CLOCK_RATE, _MEMORY_BUS_WIDTH = 36, 37
-"""CUdevice_attribute numbers, for kHz and bits; memory transfers twice per clock cycle."""
+"""CUdevice_attribute numbers. Clock rate and bus width are in kHz and bits; memory transfers twice
+per clock cycle."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,15 +79,29 @@ def memory_bytes_per_s(load: Callable[[str], Any] = ctypes.CDLL) -> float:
     Raises:
         MissingDependencyError: the driver does not report them.
     """
+    clock_khz, width_bits = _attributes(load, _MEMORY_CLOCK_RATE, _MEMORY_BUS_WIDTH)
+    return 2.0 * clock_khz * 1e3 * width_bits / 8
+
+
+def compute_capability(load: Callable[[str], Any] = ctypes.CDLL) -> tuple[int, int]:
+    """Returns the first card's compute capability, such as (9, 0).
+
+    Raises:
+        MissingDependencyError: the driver does not report it.
+    """
+    major, minor = _attributes(load, _CAPABILITY_MAJOR, _CAPABILITY_MINOR)
+    return major, minor
+
+
+def _attributes(load: Callable[[str], Any], *numbers: int) -> list[int]:
     driver = _load_driver(load)
     values: list[int] = []
-    for attribute in (_MEMORY_CLOCK_RATE, _MEMORY_BUS_WIDTH):
+    for number in numbers:
         value = ctypes.c_int()
-        done = driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, 0)
+        done = driver.cuDeviceGetAttribute(ctypes.byref(value), number, 0)
         _require_success("cuDeviceGetAttribute", done)
         values.append(value.value)
-    clock_khz, width_bits = values
-    return 2.0 * clock_khz * 1e3 * width_bits / 8
+    return values
 
 
 def _load_driver(load: Callable[[str], Any]) -> Any:

@@ -9,7 +9,7 @@ from flux_core.errors import BundleError, MissingDependencyError
 
 from .core import load_core
 from .names import AUTO, EngineName
-from .status import EngineChoice, choose_engine
+from .status import EngineChoice, choose_engine, cubins_of_card
 from .trial_run import require_survival
 
 if TYPE_CHECKING:
@@ -26,7 +26,9 @@ ENGINE_TOLERANCE: dict[EngineName, float] = {
 
 Twice the error of PyTorch's own bfloat16: under autocast, the shipped policy's normalised actions
 move by 0.0056 to 0.0161 over 24 inputs. TensorRT multiplies float32 as TF32, which ONNX Runtime has
-no option to turn off; TF32 has a 10-bit mantissa, bfloat16 a 7-bit one.
+no option to turn off; TF32 has a 10-bit mantissa, bfloat16 a 7-bit one. `cuda` needs none: it runs
+bundles in bfloat16 only, whose own tolerance is three times PyTorch's error in bfloat16, and the
+error of its kernels is about that of PyTorch.
 """
 
 CUDA_OPTIONS = {
@@ -71,8 +73,10 @@ def open_flow_policy(
         MissingDependencyError: the C++ core or something that the engine needs is missing, or the
             engine crashes.
     """
-    name = choose_engine(engine, bundle.manifest.precision).name
+    name = choose_engine(engine, bundle.manifest.precision, bundle).name
     core = load_core()
+    if name == "cuda":
+        return _open_cuda(bundle, core)
     if name == "tensorrt":
         from .tensorrt import open_captured_policy
 
@@ -106,6 +110,20 @@ def open_flow_policy(
         raise BundleError(
             f"{bundle.directory}: the engine rejects the graphs ({name}: {reason}). Export the "
             f"bundle again, or use another engine."
+        ) from error
+
+
+def _open_cuda(bundle: Bundle, core: Any) -> _core.Policy:
+    """Puts a bundle on the card; the card, its memory or the kernels are at fault if that fails."""
+    from ..cuda.player import open_cuda_policy
+
+    try:
+        return open_cuda_policy(bundle, cubins_of_card(), core)
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise MissingDependencyError(
+            f"engine cuda: cannot be used on this machine ({reason}). See 'flux-runtime doctor', "
+            f"or use another engine."
         ) from error
 
 

@@ -100,7 +100,7 @@ class ServedPolicy:
         encoder = PolicyIO.from_bundle(bundle)
         check_decoder(encoder.scale, encoder.inference.spec)
         check_binary(encoder.binary_mask, encoder.inference.spec)
-        choice = choose_engine(request.engine, bundle.manifest.precision)
+        choice = choose_engine(request.engine, bundle.manifest.precision, bundle)
         policy = open_flow_policy(bundle, engine=choice.name, num_threads=request.threads)
         golden = check_golden(
             bundle, policy, choice.name, engine_tolerance(bundle.manifest, choice.name)

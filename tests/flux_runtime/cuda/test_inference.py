@@ -1,0 +1,120 @@
+"""Whole inferences of small networks, in Triton's interpreter, against PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from flux_core.models.pi.sizes import Kind
+from flux_runtime.cuda.pi import make_plan
+from flux_runtime.cuda.plan import DType
+
+from .interpreter import PlanRunner, relative_error
+from .networks import Exported, Observation, encoded, observation, small_tree
+
+KINDS: tuple[Kind, ...] = ("pi0", "pi05")
+LIVE_DIMS = 17
+"""Of 20 dimensions of the actions; the others are padding."""
+VARIANTS: Mapping[str, Mapping[str, Any]] = {
+    "10 steps": dict(steps=10),
+    "RTC prefix": dict(num_known=4),
+    "a masked camera": dict(cameras=(0, 2)),
+    "a full bucket": dict(bucket=7),
+    "a longer bucket": dict(bucket=20, num_tokens=18),
+}
+SHARE_OF_PYTORCH = 1.1
+"""bfloat16 may be so much worse than PyTorch's own bfloat16. Each error is one draw of rounding
+errors, so the promise is about all variants together; a single one may be worse by half."""
+
+
+@cache
+def small(kind: Kind, precision: DType, steps: int = 2, key_heads: int = 1) -> Exported:
+    """A small network, which tests share."""
+    tree = small_tree(kind, steps)
+    for part in ("llm_backbone", "llm_expert"):
+        tree[part]["num_key_value_heads"] = key_heads
+    return Exported(tree, precision, LIVE_DIMS)
+
+
+def observed(network: Exported, seed: int = 1, **changes: Any) -> Observation:
+    """An observation for a network."""
+    return observation(network.model.config, seed=seed, live_dims=LIVE_DIMS, **changes)
+
+
+def planned(network: Exported, given: Observation) -> PlanRunner:
+    """The plan of an observation's cameras and bucket."""
+    cameras, bucket = len(given.cameras), len(given.tokens)
+    dtype: DType = "bf16" if network.dtype == torch.bfloat16 else "fp32"
+    return PlanRunner(
+        make_plan(network.description, cameras, bucket, dtype=dtype, arch=""), network.read
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_float32_is_pytorchs(kind: Kind, variant: str) -> None:
+    changes = dict(VARIANTS[variant])
+    network = small(kind, "fp32", changes.pop("steps", 2))
+    given = observed(network, **changes)
+    actions = planned(network, given).run(given.plan_inputs)
+    assert relative_error(actions, network.reference(given)) < 1e-5
+    known = len(given.known)
+    assert np.array_equal(actions[:known], given.known)
+    assert np.all(actions[:, LIVE_DIMS:] == 0.0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bfloat16_is_as_good_as_pytorchs(kind: Kind) -> None:
+    squares = np.zeros(2)
+    for seed, changes in enumerate(VARIANTS.values()):
+        settings = dict(changes)
+        network = small(kind, "bf16", settings.pop("steps", 2))
+        given = observed(network, seed, **settings)
+        wanted = network.reference(given)
+        ours = relative_error(planned(network, given).run(given.plan_inputs), wanted)
+        theirs = relative_error(network.actions(given), wanted)
+        assert ours < 1.5 * theirs, f"{settings}: {ours:.2e}, PyTorch {theirs:.2e}"
+        squares += ours**2, theirs**2
+    ours, theirs = np.sqrt(squares / len(VARIANTS))
+    assert ours < SHARE_OF_PYTORCH * theirs, f"{ours:.2e}, PyTorch {theirs:.2e}"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_several_key_heads_and_no_camera_at_all(kind: Kind) -> None:
+    network = small(kind, "fp32", key_heads=2)
+    for cameras in ((0, 1), ()):
+        given = observed(network, cameras=cameras)
+        actions = planned(network, given).run(given.plan_inputs)
+        assert relative_error(actions, network.reference(given)) < 1e-5
+
+
+def test_keys_and_values_of_the_prefix_are_pytorchs() -> None:
+    network = small("pi0", "fp32")
+    given = observed(network, cameras=(0, 2))
+    runner = planned(network, given)
+    runner.run(given.plan_inputs)
+    cache_ = encoded(network.original, torch.float32, given)
+    is_real = cache_.pad_masks[0].numpy()
+    tokens = is_real.sum()
+    for layer, (keys, values) in enumerate(zip(cache_.keys, cache_.values, strict=True)):
+        for name, wanted in (("keys", keys), ("values", values)):
+            got = runner.memory.value(f"{name}.{layer}")[:tokens, 0]
+            assert relative_error(got, wanted[0, 0].numpy()[is_real]) < 1e-5, (name, layer)
+
+
+def test_packed_projections_are_the_same_constants() -> None:
+    """Some bundles hold queries, keys and values as one tensor."""
+    network = small("pi05", "fp32")
+    plan = make_plan(network.description, 1, 5, dtype="fp32", arch="")
+    packed = network.packed()
+    again = make_plan(packed.description, 1, 5, dtype="fp32", arch="")
+    assert packed.description.packed and not network.description.packed
+    assert again.launches == plan.launches
+    ours, theirs = PlanRunner(plan, network.read).memory, PlanRunner(again, packed.read).memory
+    for name, values in ours.arrays.items():
+        assert np.array_equal(values, theirs.arrays[name]), name
