@@ -16,7 +16,7 @@ PACKAGES=(
   -e "packages/flux-core[torch,sim]"
   -e "packages/flux-data[hdf5]"
   -e "packages/flux-train[tensorboard,wandb]"
-  -e "packages/flux-runtime[cpu,openvino,sim,report,export,serve]"
+  -e "packages/flux-runtime[cpu,openvino,sim,report,export,serve,build]"
 )
 STEPS=5
 step=0
