@@ -467,6 +467,7 @@ FAKE_API int cuStreamCreate(Stream** stream, unsigned flags) {
 FAKE_API int cuStreamDestroy_v2(Stream* stream) {
   FAKE_CALL("cuStreamDestroy_v2", true);
   if (card.streams.erase(stream) == 0) return kInvalidHandle;
+  delete stream->capturing;  // of a capture that nobody has ended
   delete stream;
   record("cuStreamDestroy_v2");
   return 0;
