@@ -93,7 +93,9 @@ def test_every_precision_is_exported_and_verified_against_float32(
     check_attention(bundle)
 
 
-@pytest.mark.parametrize(("kind", "opset"), [("pi0", 22), ("pi05", 24)])
+@pytest.mark.parametrize(
+    ("kind", "opset"), [pytest.param("pi0", 22, marks=pytest.mark.slow), ("pi05", 24)]
+)
 def test_bf16_is_verified_without_openvino_too(
     kind: str, opset: int, small_policy: MakePolicy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,7 +146,7 @@ def test_an_emulated_operator_is_the_bfloat16_operator_of_pytorch(seed: int) -> 
     torch.testing.assert_close(found, expected.float(), atol=2**-8, rtol=2**-7)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("precision", [pytest.param("fp32", marks=pytest.mark.slow), "fp16"])
 def test_opset_24_has_attention_as_one_operator(
     precision: str, small_policy: MakePolicy, tmp_path: Path
 ) -> None:
@@ -171,11 +173,6 @@ def verify_names(bundle: Bundle) -> set[str]:
 
     with safe_open(bundle.path("model.safetensors"), "pt") as file:
         return set(file.keys())
-
-
-def test_the_number_of_steps_can_be_chosen(small_policy: MakePolicy, tmp_path: Path) -> None:
-    bundle, _ = export(small_policy("pi05"), tmp_path / "b", num_inference_steps=2)
-    assert bundle.manifest.num_inference_steps == bundle.config["model"]["num_inference_steps"] == 2
 
 
 def test_a_bundle_can_be_exported_again_in_another_way(exported: Exported, tmp_path: Path) -> None:
@@ -319,12 +316,14 @@ def test_the_runtime_opens_the_shortest_graphs_that_its_tasks_fit(
     assert opened is not None and opened.manifest.max_prompt_tokens == 48
 
 
-def test_the_export_can_check_an_engine_of_this_machine(
+def test_the_export_can_check_an_engine_of_this_machine_and_change_the_number_of_steps(
     exported: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first, _ = exported("pi0")
+    first, _ = exported("pi05")
     arguments = [str(first.directory), "--out", str(tmp_path / "again"), "--num-steps", "2"]
     assert main([*arguments, "--engine", "onnxruntime"]) == 0
+    bundle = Bundle.open(tmp_path / "again")
+    assert bundle.manifest.num_inference_steps == bundle.config["model"]["num_inference_steps"] == 2
     assert "this machine reproduces the reference" in capsys.readouterr().err
     assert main([str(first.directory)]) == 2
     assert "--out: expected a directory for the bundle" in capsys.readouterr().err

@@ -1,23 +1,36 @@
 """Runs flux-train many times while importing torch once: a run's processes are forks of this one.
 
+    python forked_runs.py [MODULE ...]      with further modules that every run imports
+
 Each line of JSON on stdin, {"argv": [...], "ranks": 2, "log": FILE}, starts a run. The answer on
 stdout is a list with the exit code of each process. Their output goes to FILE.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import socket
 import sys
 
+# What every run needs, imported once.
+import av  # noqa: F401
+import PIL.Image
 import torch
-import torch._dynamo  # each optimiser imports it
+import torch._dynamo
+import torch.distributed.fsdp
 
-import flux_train.trainer  # noqa: F401
+import flux_train.recipes
+import flux_train.trainer
 from flux_train.cli import main
 
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+PIL.Image.init()
 torch.set_num_threads(1)
+# Its picture takes longer than all steps of a run; other tests look at it.
+flux_train.trainer.plot_loss = lambda metrics, path: None
 
 
 def start(argv: list[str], log: str, environment: dict[str, str]) -> int:

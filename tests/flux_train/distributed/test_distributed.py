@@ -44,9 +44,10 @@ def options(tiny_options: list[str]) -> list[str]:
 class ForkedRuns:
     """Starts processes like torchrun, without its ten seconds of overhead: see forked_runs.py."""
 
-    def __init__(self) -> None:
+    def __init__(self, *modules: str) -> None:
+        """Starts them with these modules imported."""
         self._parent = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("forked_runs.py"))],
+            [sys.executable, str(Path(__file__).with_name("forked_runs.py")), *modules],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -364,13 +365,9 @@ def test_copies_and_shards_validate_alike(
     assert (tmp_path / "fsdp" / "report.html").stat().st_size > 10_000
 
 
-def test_a_mistake_in_the_config_is_reported_once(options: list[str], tmp_path: Path) -> None:
+def test_a_mistake_in_the_config_is_reported_once(
+    run: ForkedRuns, options: list[str], tmp_path: Path
+) -> None:
     """Every process finds it; the node's first process reports it, in one line."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
-    command += ["--standalone", "-m", "flux_train", SMALL, str(tmp_path)]
-    bad = [*options, "runner.max_step=3"]
-    done = subprocess.run(
-        [*command, "--cfg-options", *bad], capture_output=True, text=True, env={**os.environ}
-    )
-    assert done.returncode == 1
-    assert done.stderr.count("Did you mean 'max_steps'") == 1
+    told = run(tmp_path, [*options, "runner.max_step=3"], ranks=2, code=1)
+    assert told.count("Did you mean 'max_steps'") == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,7 @@ from flux_core.models.weights.pretrained import load_pretrained
 from flux_train.config.tree import read_train_config
 from flux_train.run_plan import parameter_table
 
-from .test_distributed import DDP, FSDP, HALF, ROOT, ForkedRuns, losses, run
-
-__all__ = ["run"]
+from .test_distributed import DDP, FSDP, HALF, ROOT, ForkedRuns, losses
 
 CONFIG = str(ROOT / "configs" / "gr00t" / "gr00t_small_aloha_sim.py")
 EMBODIMENT, EMBODIMENTS = 2, 3
@@ -59,6 +58,13 @@ def options(one_episode: Path) -> list[str]:
         "runner.num_noise_samples=2",
         "runner.lr_scheduler_type=constant",
     ]
+
+
+@pytest.fixture(scope="module")
+def run() -> Iterator[ForkedRuns]:
+    runs = ForkedRuns("transformers.models.qwen3.modeling_qwen3")
+    yield runs
+    runs.close()
 
 
 @pytest.fixture(scope="module")
