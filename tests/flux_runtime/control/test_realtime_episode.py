@@ -58,7 +58,13 @@ class LoopbackDriver:
         self.error: Exception | None = None
 
     def connect(
-        self, cameras: Sequence[str], *, cancelled: Any, limits: Any, command_hz: float
+        self,
+        cameras: Sequence[str],
+        *,
+        cancelled: Any,
+        limits: Any,
+        command_hz: float,
+        binary_mask: Any = None,
     ) -> None:
         self.calls.append(f"connect {limits.max_velocity[0]:g}")
         self.command_hz = command_hz
