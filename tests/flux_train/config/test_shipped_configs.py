@@ -362,7 +362,12 @@ def test_a_config_trains_two_steps(path: Path, datasets: dict[str, Path], tmp_pa
 @each_config
 def test_the_robot_undoes_what_training_did(path: Path, datasets: dict[str, Path]) -> None:
     """State, prompt and units are the same on both sides, and actions are in the robot's units."""
-    config = bind_train_config(tiny(path, datasets))
+    tree = tiny(path, datasets)
+    for _, member in members(tree["train_dataloader"]["dataset"]):
+        for transform in member["transforms"]:
+            if transform["type"] == "DropStates":
+                transform["share"] = 0.0  # a dropped state is undone by nobody
+    config = bind_train_config(tree)
     assert config.inference is not None
     dataset = config.train_dataloader.dataset.build()
     groups = list(config.train_dataloader.dataset.groups())

@@ -14,6 +14,17 @@ from ...errors import ConfigError
 
 Sizes = Mapping[str, Any]
 
+_WHOLE_NUMBERS = (
+    *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+    *("num_channels", "num_stages", "num_register_tokens"),
+)
+_NUMBERS = (
+    *("layer_norm_eps", "layer_scale_init_value", "layerscale_value", "initializer_range"),
+    *("drop_path_rate", "attention_dropout", "hidden_dropout_prob", "mlp_ratio", "rope_theta"),
+    "attention_probs_dropout_prob",
+)
+_LISTS = ("hidden_sizes", "depths")
+
 _VIT: Sizes = {"hidden_size": 768, "patch_size": 16, "image_size": 224}
 
 
@@ -146,8 +157,9 @@ def family_of(config: Sizes, where: str = "config") -> Family:
     """Returns the family of a config.
 
     Raises:
-        ConfigError: it is another one, or one that is not for RGB images.
+        ConfigError: it is another one, one that is not for RGB images, or a size is no number.
     """
+    _check_types(config, where)
     kind = config.get("model_type")
     known = ", ".join(FAMILIES)
     if kind is None:
@@ -163,6 +175,26 @@ def family_of(config: Sizes, where: str = "config") -> Family:
             f"{where}.quantization_config: expected plain weights, got quantised ones"
         )
     return FAMILIES[kind]
+
+
+def _check_types(config: Sizes, where: str) -> None:
+    """Refuses what is no number where one belongs; `transformers` says it late, or not at all."""
+    for key, value in config.items():
+        if key in _LISTS:
+            if not isinstance(value, list | tuple):
+                raise ConfigError(f"{where}.{key}: expected a list of numbers, got {value!r}")
+            for index, item in enumerate(value):
+                _check_number(item, int, f"{where}.{key}.{index}")
+        elif key in _WHOLE_NUMBERS:
+            _check_number(value, int, f"{where}.{key}")
+        elif key in _NUMBERS:
+            _check_number(value, int | float, f"{where}.{key}")
+
+
+def _check_number(value: Any, kind: Any, where: str) -> None:
+    if not isinstance(value, kind) or isinstance(value, bool):
+        what = "a whole number" if kind is int else "a number"
+        raise ConfigError(f"{where}: expected {what}, got {value!r}")
 
 
 def _one_number(value: Any, name: str) -> int:
