@@ -314,9 +314,11 @@ def test_a_misspelt_setting_is_refused_and_so_is_what_the_library_refuses() -> N
     wrong = config_of(section("convnext", config={**config, "hiden_sizes": [8]}))
     with pytest.raises(ConfigError, match="ConvNextConfig has no 'hiden_sizes'"):
         wrong.build()
-    odd = {"model_type": "dinov2", **CONFIGS["dinov2"], "num_attention_heads": "two"}
+    sizes = {"model_type": "dinov2", **CONFIGS["dinov2"]}
     with pytest.raises(ConfigError, match=r"model.vision_backbone.config: \w+ refuses it"):
-        config_of(section("dinov2", config=odd)).build()
+        config_of(section("dinov2", config={**sizes, "hidden_act": "none"})).build()
+    with pytest.raises(ConfigError, match=r"config.num_attention_heads: expected a whole number"):
+        config_of(section("dinov2", config={**sizes, "num_attention_heads": "two"}))
 
 
 def test_images_of_another_size_are_refused() -> None:
