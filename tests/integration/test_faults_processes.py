@@ -24,9 +24,9 @@ AT = 0.8
 HOLD_S = 0.6
 HOLD = ("--hold-for", f"{HOLD_S}")
 INTERRUPTED = 130
-EXIT_S = 2.0
-"""From a signal to the end of the command: the way to rest, the driver's stop and close, the
-report."""
+EXIT_S = 5.0
+"""From a signal to the end of the command: the way to rest, which has a bound of its own, the driver's
+stop and close, and the report, which has taken 3 s on a busy machine."""
 
 
 def _signal(to: str, *names: str, beside: Fault | None = None, program: str = PROGRAM) -> Scenario:
