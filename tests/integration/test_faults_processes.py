@@ -25,8 +25,8 @@ HOLD_S = 0.6
 HOLD = ("--hold-for", f"{HOLD_S}")
 INTERRUPTED = 130
 EXIT_S = 5.0
-"""From a signal to the end of the command: the way to rest, which has a bound of its own, the driver's
-stop and close, and the report, which has taken 3 s on a busy machine."""
+"""From a signal to the end of the command: the way to rest, which has a bound of its own, the
+driver's stop and close, and the report, which has taken 3 s on a busy machine."""
 
 
 def _signal(to: str, *names: str, beside: Fault | None = None, program: str = PROGRAM) -> Scenario:
