@@ -27,7 +27,8 @@ from .certificate import made_certificate
 PROGRAM = Path(__file__).parent / "openpi_robot.py"
 ROBOT = robot_spec("aloha-sim")
 TASK = "transfer the cube"
-INFERENCES, OVER_TLS = (1000, 1000) if os.environ.get("FLUX_SLOW") == "1" else (300, 150)
+INFERENCES = 1000
+OVER_TLS = INFERENCES if os.environ.get("FLUX_SLOW") == "1" else 150
 OBSERVATIONS = 16
 SEED = 7
 

@@ -132,7 +132,7 @@ def test_silence_of_the_policy_stops_the_robot(start: Any, arm_log: Any) -> None
     wait_for(lambda: events.extend(driver.events()) or events)
     (stopped,) = events
     assert stopped.name == "stopped"
-    assert 3 * PERIOD_S * 1e9 <= stopped.time_ns - last_ns < 10e9
+    assert 3 * PERIOD_S * 1e9 <= stopped.time_ns - last_ns < 2e9
     send(driver, 1)
     send(driver, 2)
     begin(driver, 2)
@@ -199,7 +199,7 @@ def test_connect_is_cancelled_at_once_and_leaves_no_process(start: Any, arm_log:
 
     with pytest.raises(DriverCancelled, match="connect: cancelled"):
         driver.connect(["top"], cancelled=cancelled)
-    assert time.monotonic() - cancelled_s[0] < 10  # it would hang for a minute
+    assert time.monotonic() - cancelled_s[0] < 1
     driver.close()
     assert not exists(driver.pid) and arm_log.lines()[-1] == "close"
 
