@@ -18,6 +18,7 @@ from flux_core.config import bind, unbind
 from flux_core.errors import CheckpointError, ConfigError, DataError, FluxError
 from flux_core.models import FlowPolicy
 from flux_core.models.layers import TransformersVisionBackbone, VisionBackbone
+from flux_core.models.layers.vision_folder import ABOUT_FILES
 from flux_core.models.weights.lora import apply_lora
 from flux_core.transforms import ModelInputs, NormalizeImages, SimpleNormalizeImages
 from flux_runtime.export.precision.network import Precision, compute_dtype, set_precision
@@ -76,10 +77,8 @@ def test_images_of_another_size_are_those_of_transformers_too(kind: str, tmp_pat
     more = dict(pretrained_name_or_path=str(tmp_path), interpolate_positions=kind in WITH_POSITIONS)
     model = config_of(section(kind, 24, 40, **more)).build().eval()
     model.load_own_weights()
-    found, expected = (
-        model(in_our_range(images)),
-        patches(kind, theirs, standardised(images), stretched=True),
-    )
+    found = model(in_our_range(images))
+    expected = patches(kind, theirs, standardised(images), stretched=True)
     assert found.shape == (1, 15, WIDTH)
     torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-5)
 
@@ -233,6 +232,18 @@ def plain(**settings: Any) -> dict[str, Any]:
             plain(config={"model_type": "convnext", "num_channels": 1}),
             "config.num_channels: expected 3",
         ),
+        (
+            plain(config={"model_type": "dinov2", "patch_size": [8, 4]}),
+            "config.patch_size: expected square patches, got .8, 4.",
+        ),
+        (
+            plain(config={"model_type": "dinov2", "patch_size": 0}),
+            "config.patch_size: expected at least 1, got 0",
+        ),
+        (
+            plain(config={"model_type": "convnext", "hidden_sizes": []}),
+            "config.hidden_sizes: expected at least one stage, got none",
+        ),
         (plain(image_height=30), "image_height: expected a multiple of 8 .*, got 30"),
         (
             plain(image_width=40),
@@ -317,8 +328,22 @@ def test_a_misspelt_setting_is_refused_and_so_is_what_the_library_refuses() -> N
     sizes = {"model_type": "dinov2", **CONFIGS["dinov2"]}
     with pytest.raises(ConfigError, match=r"model.vision_backbone.config: \w+ refuses it"):
         config_of(section("dinov2", config={**sizes, "hidden_act": "none"})).build()
-    with pytest.raises(ConfigError, match=r"config.num_attention_heads: expected a whole number"):
+    with pytest.raises(ConfigError, match=r"config.num_attention_heads: expected int, got 'two'"):
         config_of(section("dinov2", config={**sizes, "num_attention_heads": "two"}))
+
+
+@each_kind
+def test_a_setting_of_a_wrong_type_is_refused_in_every_family(kind: str) -> None:
+    """Before `transformers` is asked, which gives the settings that there are."""
+    others = transformers.PretrainedConfig().to_dict().keys() | ABOUT_FILES
+    defaults = type(reference(kind).config)().to_dict()
+    tried = {key: value for key, value in defaults.items() if key not in others}
+    assert len(tried) > 8
+    for key, value in tried.items():
+        wrong = 3.5 if isinstance(value, str | bool) else "wrong"
+        tree = section(kind, config={"model_type": kind, **CONFIGS[kind], key: wrong})
+        with pytest.raises(ConfigError, match=f"^model.vision_backbone.config.{key}: expected "):
+            config_of(tree)
 
 
 def test_images_of_another_size_are_refused() -> None:

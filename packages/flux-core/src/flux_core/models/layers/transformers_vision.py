@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ...errors import CheckpointError, ConfigError, DataError, FluxError, MissingDependencyError
 from ...transforms import Rule, rules
 from .vision_backbone import VisionBackbone
-from .vision_families import Family, family_of
+from .vision_families import FAMILIES, Family, family_of
 from .vision_folder import PREPROCESSOR, read_config, read_pixels
 
 AS_THEY_COME = (0.5, 0.5, 0.5)
@@ -80,7 +80,7 @@ class TransformersVisionBackbone(VisionBackbone):
         @property
         def family(self) -> Family:
             """What we know of its `model_type`."""
-            return family_of(self.sizes)
+            return FAMILIES[self.sizes["model_type"]]
 
         @property
         def sizes(self) -> Mapping[str, Any]:
@@ -198,6 +198,7 @@ def _fill_in(config: TransformersVisionBackbone.Config) -> None:
                 "neither"
             )
         sizes = read_config(Path(name))
+    family = family_of(sizes)
     means, deviations = config.image_mean, config.image_std
     if name is not None and (config.config is None or None in (means, deviations)):
         means, deviations = _pixels_of(config, Path(name))
@@ -205,7 +206,7 @@ def _fill_in(config: TransformersVisionBackbone.Config) -> None:
         means, deviations = AS_THEY_COME, AS_THEY_COME
     height, width = config.image_height, config.image_width
     if height is None and width is None:
-        height, width = family_of(sizes).image_size(sizes)
+        height, width = family.image_size(sizes)
     found = dict(config=_with_tuples(sizes), image_mean=means, image_std=deviations)
     for key, value in {**found, "image_height": height, "image_width": width}.items():
         object.__setattr__(config, key, value)
@@ -372,8 +373,8 @@ def _own_positions(model: Any, config: TransformersVisionBackbone.Config) -> Non
         model.embeddings.interpolate_pos_encoding = types.MethodType(_as_they_are, model.embeddings)
     elif kind == "dinov3_vit":
         family, sizes = config.family, config.sizes
-        head_dim = config.out_dim // int(family.value(sizes, "num_attention_heads"))
-        theta = float(family.value(sizes, "rope_theta"))
+        head_dim = config.out_dim // family.value(sizes, "num_attention_heads")
+        theta = family.value(sizes, "rope_theta")
         model.rope_embeddings = PatchAngles(config.grid, head_dim, theta)
 
 

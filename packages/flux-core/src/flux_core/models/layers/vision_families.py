@@ -6,24 +6,37 @@ config may not have it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...config import bind
 from ...errors import ConfigError
 
 Sizes = Mapping[str, Any]
 
-_WHOLE_NUMBERS = (
-    *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
-    *("num_channels", "num_stages", "num_register_tokens"),
-)
-_NUMBERS = (
-    *("layer_norm_eps", "layer_scale_init_value", "layerscale_value", "initializer_range"),
-    *("drop_path_rate", "attention_dropout", "hidden_dropout_prob", "mlp_ratio", "rope_theta"),
-    "attention_probs_dropout_prob",
-)
-_LISTS = ("hidden_sizes", "depths")
+_NAMES: Mapping[Any, tuple[str, ...]] = {
+    str: ("model_type", "hidden_act"),
+    int: (
+        *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+        *("num_channels", "num_stages", "num_register_tokens"),
+    ),
+    int | tuple[int, int]: ("patch_size", "image_size"),
+    tuple[int, ...]: ("hidden_sizes", "depths"),
+    float: (
+        *("layer_norm_eps", "layer_scale_init_value", "layerscale_value", "initializer_range"),
+        *("drop_path_rate", "attention_dropout", "hidden_dropout_prob", "mlp_ratio", "rope_theta"),
+        "attention_probs_dropout_prob",
+    ),
+    float | None: ("pos_embed_shift", "pos_embed_jitter", "pos_embed_rescale"),
+    bool: (
+        *("qkv_bias", "query_bias", "key_bias", "value_bias", "proj_bias", "mlp_bias"),
+        *("use_swiglu_ffn", "use_gated_mlp", "use_mask_token", "vision_use_head"),
+        *("apply_layernorm", "reshape_hidden_states"),
+    ),
+}
+_TYPES = {name: declared for declared, names in _NAMES.items() for name in names}
+"""Setting -> its type. `transformers` refuses a wrong one late, or not at all."""
 
 _VIT: Sizes = {"hidden_size": 768, "patch_size": 16, "image_size": 224}
 
@@ -64,32 +77,29 @@ class Family:
 
     def stride(self, config: Sizes) -> int:
         """Pixels per token, in each direction."""
-        patch = _one_number(self.value(config, "patch_size"), "patch_size")
-        if not self.stages:
-            return patch
-        return patch * 2 ** (len(self.value(config, "hidden_sizes")) - 1)
+        patch, other = _pair(self.value(config, "patch_size"))
+        if patch != other:
+            raise ConfigError(f"config.patch_size: expected square patches, got {[patch, other]}")
+        return patch * 2 ** (len(self._widths(config)) - 1) if self.stages else patch
 
     def width(self, config: Sizes) -> int:
         """Width of a token."""
-        if self.stages:
-            return int(self.value(config, "hidden_sizes")[-1])
-        return int(self.value(config, "hidden_size"))
+        return self._widths(config)[-1] if self.stages else self.value(config, "hidden_size")
+
+    def _widths(self, config: Sizes) -> Sequence[int]:
+        widths = self.value(config, "hidden_sizes")
+        if not widths:
+            raise ConfigError("config.hidden_sizes: expected at least one stage, got none")
+        return widths
 
     def image_size(self, config: Sizes) -> tuple[int, int]:
         """(height, width) in pixels that the encoder was trained with."""
-        size = self.value(config, "image_size")
-        if isinstance(size, int):
-            return size, size
-        height, width = size
-        return int(height), int(width)
+        return _pair(self.value(config, "image_size"))
 
     def skipped(self, config: Sizes) -> int:
         """Tokens before the first patch: the class token and registers."""
-        return self.first_patch + int(config.get("num_register_tokens", self._registers))
-
-    @property
-    def _registers(self) -> int:
-        return int(self.defaults.get("num_register_tokens", 0))
+        default = self.defaults.get("num_register_tokens", 0)
+        return self.first_patch + config.get("num_register_tokens", default)
 
 
 _CONVOLUTIONS = {"hidden_sizes": (96, 192, 384, 768), "patch_size": 4, "image_size": 224}
@@ -153,54 +163,34 @@ WRAPPED = {"siglip": ("vision_config", "siglip_vision_model")}
 """`model_type` of a model of images and text -> where its encoder's config is, and its type."""
 
 
-def family_of(config: Sizes, where: str = "config") -> Family:
+def _pair(value: int | Sequence[int]) -> tuple[int, int]:
+    first, second = (value, value) if isinstance(value, int) else value
+    return first, second
+
+
+def family_of(config: Sizes) -> Family:
     """Returns the family of a config.
 
     Raises:
-        ConfigError: it is another one, one that is not for RGB images, or a size is no number.
+        ConfigError: it is another one, one that is not for RGB images, or a setting has a wrong
+            type.
     """
-    _check_types(config, where)
+    for key, value in config.items():
+        if key in _TYPES:
+            bind(_TYPES[key], value, f"config.{key}")
     kind = config.get("model_type")
     known = ", ".join(FAMILIES)
     if kind is None:
-        raise ConfigError(f"{where}.model_type: missing; expected one of {known}")
+        raise ConfigError(f"config.model_type: missing; expected one of {known}")
     if kind not in FAMILIES:
-        raise ConfigError(f"{where}.model_type: expected one of {known}, got {kind!r}")
+        raise ConfigError(f"config.model_type: expected one of {known}, got {kind!r}")
     if config.get("num_channels", 3) != 3:
         raise ConfigError(
-            f"{where}.num_channels: expected 3 (images are RGB), got {config['num_channels']}"
+            f"config.num_channels: expected 3 (images are RGB), got {config['num_channels']}"
         )
     if "quantization_config" in config:
-        raise ConfigError(
-            f"{where}.quantization_config: expected plain weights, got quantised ones"
-        )
-    return FAMILIES[kind]
-
-
-def _check_types(config: Sizes, where: str) -> None:
-    """Refuses what is no number where one belongs; `transformers` says it late, or not at all."""
-    for key, value in config.items():
-        if key in _LISTS:
-            if not isinstance(value, list | tuple):
-                raise ConfigError(f"{where}.{key}: expected a list of numbers, got {value!r}")
-            for index, item in enumerate(value):
-                _check_number(item, int, f"{where}.{key}.{index}")
-        elif key in _WHOLE_NUMBERS:
-            _check_number(value, int, f"{where}.{key}")
-        elif key in _NUMBERS:
-            _check_number(value, int | float, f"{where}.{key}")
-
-
-def _check_number(value: Any, kind: Any, where: str) -> None:
-    if not isinstance(value, kind) or isinstance(value, bool):
-        what = "a whole number" if kind is int else "a number"
-        raise ConfigError(f"{where}: expected {what}, got {value!r}")
-
-
-def _one_number(value: Any, name: str) -> int:
-    if isinstance(value, int):
-        return value
-    first, *others = value
-    if any(other != first for other in others):
-        raise ConfigError(f"config.{name}: expected square patches, got {list(value)}")
-    return int(first)
+        raise ConfigError("config.quantization_config: expected plain weights, got quantised ones")
+    family = FAMILIES[kind]
+    if family.stride(config) < 1:
+        raise ConfigError(f"config.patch_size: expected at least 1, got {config['patch_size']}")
+    return family
