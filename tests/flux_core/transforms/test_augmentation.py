@@ -94,7 +94,7 @@ def test_a_share_of_the_states_is_dropped(share: float) -> None:
 
 
 def test_states_are_dropped_between_normalisation_and_prompt_and_never_on_the_robot() -> None:
-    with pytest.raises(DataError, match="on the robot states are left as they are"):
+    with pytest.raises(DataError, match="DropStates: .*; on the robot nothing is changed"):
         DropStates()({"states": np.ones(3, np.float32)})
     steps = (NormalizeStatesAndActions(), DropStates(), PreparePromptWithState())
     Pipeline(steps).check()

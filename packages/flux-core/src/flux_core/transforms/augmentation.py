@@ -43,14 +43,12 @@ class AugmentImages(Augmentation):
                 raise ConfigError(f"{name}: expected 0 <= {name} < 1, got {getattr(self, name)}")
 
     def __call__(self, sample: Sample) -> Sample:
-        if "rng" not in sample or "camera_names" not in sample:
-            raise DataError(
-                "AugmentImages: expected a training sample with its random generator; on the robot "
-                "images are left as they are"
-            )
+        rng = self.generator(sample)
+        if "camera_names" not in sample:
+            raise DataError("AugmentImages: expected camera_names in the sample, got none")
         images = np.array(sample["images"])
         for index, name in enumerate(sample["camera_names"]):
-            images[index] = self.augment(images[index], sample["rng"], is_wrist="wrist" in name)
+            images[index] = self.augment(images[index], rng, is_wrist="wrist" in name)
         return {**sample, "images": images}
 
     def augment(
@@ -97,11 +95,6 @@ class DropStates(StateAugmentation):
             raise ConfigError(f"share: expected 0 to 1, got {self.share}")
 
     def __call__(self, sample: Sample) -> Sample:
-        if "rng" not in sample:
-            raise DataError(
-                "DropStates: expected a training sample with its random generator; on the robot "
-                "states are left as they are"
-            )
-        if sample["rng"].random() >= self.share:
+        if self.generator(sample).random() >= self.share:
             return sample
         return {**sample, "states": np.zeros_like(sample["states"])}

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..errors import ConfigError
+from ..errors import ConfigError, DataError
 from ..norm_stats import NormType
 from ..robots.embodiments import embodiment_number
 from ..tokenizers import ByteTokenizer, PretrainedTokenizer, Tokenizer
@@ -96,6 +96,19 @@ class Augmentation(Transform):
     example = "AugmentImages"
     training_only = True
     needs_recorded_images = False
+
+    def generator(self, sample: Sample) -> np.random.Generator:
+        """Returns the random generator of a sample, which depends on its seed, epoch and index.
+
+        Raises:
+            DataError: it has none, as on the robot.
+        """
+        if "rng" not in sample:
+            raise DataError(
+                f"{type(self).__name__}: expected a training sample with its random generator; "
+                "on the robot nothing is changed at random"
+            )
+        return sample["rng"]
 
 
 class StateAugmentation(Augmentation):

@@ -15,7 +15,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import ConfigError, DataError
+from ...errors import ConfigError
 from ..base import Sample
 from ..images import check_image
 from ..roles import Augmentation, ImageResize
@@ -43,7 +43,7 @@ class NvidiaShiftImages(Augmentation):
             raise ConfigError(f"crop: expected a share above 0 and up to 1, got {self.crop}")
 
     def __call__(self, sample: Sample) -> Sample:
-        across, down = _generator(sample, type(self).__name__).random(2)
+        across, down = self.generator(sample).random(2)
         return {**sample, "images": [self._moved(x, down, across) for x in sample["images"]]}
 
     def _moved(self, image: NDArray[np.uint8], down: float, across: float) -> NDArray[np.uint8]:
@@ -95,7 +95,7 @@ class NvidiaJitterColors(Augmentation):
             raise ConfigError(f"hue: expected 0 to 0.5, got {self.hue}")
 
     def __call__(self, sample: Sample) -> Sample:
-        rng = _generator(sample, type(self).__name__)
+        rng = self.generator(sample)
         spreads = (self.brightness, self.contrast, self.saturation)
         values = (
             *(rng.uniform(1.0 - x, 1.0 + x) for x in spreads),
@@ -150,12 +150,3 @@ def _turned(values: NDArray[np.float32], turn: float) -> NDArray[np.float32]:
     channels = [np.abs((sixths + away) % 6.0 - 3.0) - 1.0 for away in (0.0, 4.0, 2.0)]
     shares = np.clip(np.stack(channels, axis=-1), 0.0, 1.0)
     return (bottom[..., None] + reach[..., None] * shares).astype(np.float32)
-
-
-def _generator(sample: Sample, name: str) -> np.random.Generator:
-    if "rng" not in sample:
-        raise DataError(
-            f"{name}: expected a training sample with its random generator; on the robot images "
-            "are left as they are"
-        )
-    return sample["rng"]
