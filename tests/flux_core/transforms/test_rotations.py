@@ -63,7 +63,7 @@ def test_a_rotation_is_one_key_of_a_state_and_is_not_normalised() -> None:
     expected = [0.0, *turn, 7.0, *[0.0] * 4]
     np.testing.assert_allclose(out["states"], expected, atol=1e-6)
     assert out["num_state_dims"] == 8
-    with pytest.raises(DataError, match="quaternions of some length"):
+    with pytest.raises(DataError, match="quaternions that are not zero"):
         step({"states": np.zeros(6, np.float32), "stats": {"proprio": stats}})
 
 

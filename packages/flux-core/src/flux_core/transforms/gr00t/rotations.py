@@ -34,9 +34,10 @@ RotationRule = Literal[
 ]
 ENDING = "_to_rotation_6d"
 WIDTH = 6
+ORDERS = ("rpy", "ryp", "pry", "pyr", "yrp", "ypr")
 ROTATION_TYPES = (
     *("axis_angle", "quaternion", "rotation_6d", "matrix"),
-    *(f"euler_angles_{order}" for order in ("rpy", "ryp", "pry", "pyr", "yrp", "ypr")),
+    *(f"euler_angles_{order}" for order in ORDERS),
 )
 """All that NVIDIA's schema knows."""
 
@@ -61,7 +62,7 @@ def _from_quaternion(values: NDArray[np.float64]) -> NDArray[np.float64]:
     w, x, y, z = np.moveaxis(values, -1, 0)
     square = (values * values).sum(axis=-1)
     if not square.all():
-        raise DataError("rotation: expected quaternions of some length, got one of length 0")
+        raise DataError("rotation: expected quaternions that are not zero, got one that is")
     s = 2.0 / square
     rows = (
         (1.0 - s * (y * y + z * z), s * (x * y - z * w), s * (x * z + y * w)),
@@ -103,8 +104,5 @@ def _stacked(rows: tuple[tuple[NDArray[np.float64], ...], ...]) -> NDArray[np.fl
 _TO_MATRIX: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
     "axis_angle": _from_axis_angle,
     "quaternion": _from_quaternion,
-    **{
-        f"euler_angles_{order}": partial(_from_euler, order=order)
-        for order in ("rpy", "ryp", "pry", "pyr", "yrp", "ypr")
-    },
+    **{f"euler_angles_{order}": partial(_from_euler, order=order) for order in ORDERS},
 }
