@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from flux_train import recipes
+
 VIT = dict(hidden_size=24, num_hidden_layers=2, num_attention_heads=2, patch_size=8, image_size=32)
 CONVOLUTIONS = dict(hidden_sizes=[8, 24], depths=[1, 2], layer_scale_init_value=0.5)
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -40,6 +42,19 @@ def section(kind: str, height: int = 32, width: int = 32, **settings: Any) -> di
         **STATISTICS,
         **settings,
     }
+
+
+def network_tree(network: str, vision: dict[str, Any]) -> dict[str, Any]:
+    """The config of a tiny pi0, pi0.5 or GR00T with this backbone."""
+    if network == "gr00t":
+        tree: dict[str, Any] = recipes.small_gr00t_model(action_horizon=8, width=32, depth=2)
+        return tree | dict(vision_backbone=vision, projector=dict(tree["projector"], in_dim=WIDTH))
+    tree = recipes.small_pi05_model(action_horizon=8, width=32, depth=1, vision_backbone=vision)
+    if network == "pi05":
+        return tree
+    plain = {k: v for k, v in tree["llm_expert"].items() if "adarms" not in k}
+    state = dict(type="LinearProjector", in_dim=14, out_dim=32)
+    return tree | dict(type="PI0FlowMatching", llm_expert=plain, state_proj=state)
 
 
 def reference(kind: str, **settings: Any) -> Any:

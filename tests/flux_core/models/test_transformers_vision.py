@@ -22,7 +22,6 @@ from flux_core.models.layers.vision_folder import ABOUT_FILES
 from flux_core.models.weights.lora import apply_lora
 from flux_core.transforms import ModelInputs, NormalizeImages, SimpleNormalizeImages
 from flux_runtime.export.precision.network import Precision, compute_dtype, set_precision
-from flux_train import recipes
 from flux_train.distributed.parallel import recompute
 
 from ...vision_towers import (
@@ -30,6 +29,7 @@ from ...vision_towers import (
     STATISTICS,
     WIDTH,
     in_our_range,
+    network_tree,
     patches,
     preprocessor,
     randomise,
@@ -96,18 +96,6 @@ class Theirs(VisionBackbone):
 
 
 NETWORKS = ("pi0", "pi05", "gr00t")
-
-
-def network_tree(network: str, vision: dict[str, Any]) -> dict[str, Any]:
-    if network == "gr00t":
-        tree: dict[str, Any] = recipes.small_gr00t_model(action_horizon=8, width=32, depth=2)
-        return tree | dict(vision_backbone=vision, projector=dict(tree["projector"], in_dim=WIDTH))
-    tree = recipes.small_pi05_model(action_horizon=8, width=32, depth=1, vision_backbone=vision)
-    if network == "pi05":
-        return tree
-    plain = {k: v for k, v in tree["llm_expert"].items() if "adarms" not in k}
-    state = dict(type="LinearProjector", in_dim=14, out_dim=32)
-    return tree | dict(type="PI0FlowMatching", llm_expert=plain, state_proj=state)
 
 
 def built(network: str, kind: str, **settings: Any) -> FlowPolicy:

@@ -174,7 +174,7 @@ def test_changes_are_zero_and_places_repeated_once_an_episode_is_over(root: Path
     write(root, MODALITY | {"action": places | {"arm": places["arm"] | {"absolute": False}}})
     dataset = config(root, action_window_size=4).build()
     (part,) = dataset.parts
-    (last, *_) = (int(part.source.lengths[0]) - 1,)
+    last = int(part.source.lengths[0]) - 1
     raw, whole = dataset.raw_sample(last), config(root, action_window_size=4, action_key=ACTION)
     theirs = whole.build().raw_sample(last).actions
     assert raw.action_masks.tolist() == [True, False, False, False]

@@ -27,8 +27,8 @@ from flux_train import recipes
 from ...vision_towers import (
     CONFIGS,
     STRIDE,
-    WIDTH,
     in_our_range,
+    network_tree,
     patches,
     randomise,
     reference,
@@ -57,17 +57,10 @@ def policy_of(network: str, vision: dict[str, Any], tokens: int) -> TrainedPolic
     """A tiny policy of the simulated ALOHA with random weights."""
     policy: Any = "gr00t" if network == "gr00t" else "pi05"
     section = recipes.small_aloha_sim_inference(execution_horizon=4, policy=policy)
+    tree = network_tree(network, vision)
     if network == "gr00t":
-        tree: dict[str, Any] = recipes.small_gr00t_model(action_horizon=8, width=32, depth=2)
-        tree |= dict(vision_backbone=vision, projector=dict(tree["projector"], in_dim=WIDTH))
         prompt = section["dataset"]["transforms"][1]
         prompt |= dict(image_tokens=tokens, max_len=tokens + 40)
-    else:
-        tree = recipes.small_pi05_model(action_horizon=8, width=32, depth=1, vision_backbone=vision)
-    if network == "pi0":
-        plain = {k: v for k, v in tree["llm_expert"].items() if "adarms" not in k}
-        state = dict(type="LinearProjector", in_dim=14, out_dim=32)
-        tree |= dict(type="PI0FlowMatching", llm_expert=plain, state_proj=state)
     tree["num_inference_steps"] = 2
     torch.manual_seed(0)
     model = bind(FlowPolicy.Config, tree, "model").build().eval()
