@@ -1,4 +1,4 @@
-"""The small pi0.5 with a ConvNeXt of `transformers` as its eyes, from scratch, on two CPU cores.
+"""The small pi0.5 with a ConvNeXt of `transformers`, from scratch, on two CPU cores.
 
 flux-data demo aloha-sim --episodes 50 --out demo_output/demonstrations
 flux-train configs/pi05/pi05_small_convnext_aloha_sim.py demo_output/convnext

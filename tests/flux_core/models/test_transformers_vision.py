@@ -49,7 +49,7 @@ def config_of(tree: dict[str, Any]) -> TransformersVisionBackbone.Config:
 
 
 def with_weights(tree: dict[str, Any], theirs: Any) -> TransformersVisionBackbone:
-    """A backbone with their weights, all of which it has but those that no patch depends on."""
+    """A backbone with their weights, except those that no patch depends on."""
     model = config_of(tree).build().eval()
     found = model.model.load_state_dict(weights_of(theirs), strict=False)
     assert found.missing_keys == []
@@ -258,7 +258,7 @@ def plain(**settings: Any) -> dict[str, Any]:
         ),
     ],
 )
-def test_what_cannot_be_is_one_line(tree: dict[str, Any], message: str) -> None:
+def test_an_impossible_setting_is_refused_in_one_line(tree: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=f"^model.vision_backbone.{message}") as caught:
         config_of(tree)
     assert "\n" not in str(caught.value)
@@ -269,7 +269,7 @@ def changed(folder: Path, name: str, **settings: Any) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | settings))
 
 
-def test_a_folder_that_lacks_something_is_one_line(tmp_path: Path) -> None:
+def test_an_incomplete_folder_is_refused_in_one_line(tmp_path: Path) -> None:
     whole = tmp_path / "whole"
     saved(whole)
     number = 0
@@ -357,7 +357,7 @@ def test_pixels_that_are_not_from_minus_one_to_one_are_refused() -> None:
 
 
 @each_kind
-def test_every_layer_is_one_and_all_weights_learn(kind: str) -> None:
+def test_every_layer_is_found_and_all_weights_learn(kind: str) -> None:
     model = built("pi05", kind)
     blocks = model.vision_backbone.layers
     assert len(blocks) == sum(CONFIGS[kind].get("depths", [2]))

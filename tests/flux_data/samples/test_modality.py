@@ -184,7 +184,7 @@ def test_changes_are_zero_and_places_repeated_once_an_episode_is_over(root: Path
     frames = np.arange(last + 1)
     windows, _ = part.windows(part.episode(0), 0, frames)
     np.testing.assert_array_equal(windows[-1], raw.actions)
-    # Without the file's word, both are repeated.
+    # If the file does not call them changes, both are repeated.
     write(root, MODALITY)
     again = config(root, action_window_size=4).build().raw_sample(last).actions
     np.testing.assert_array_equal(again, theirs[:, [2, 0, 1]])

@@ -366,7 +366,7 @@ def test_the_robot_undoes_what_training_did(path: Path, datasets: dict[str, Path
     for _, member in members(tree["train_dataloader"]["dataset"]):
         for transform in member["transforms"]:
             if transform["type"] == "DropStates":
-                transform["share"] = 0.0  # a dropped state is undone by nobody
+                transform["share"] = 0.0  # a dropped state cannot be undone
     config = bind_train_config(tree)
     assert config.inference is not None
     dataset = config.train_dataloader.dataset.build()

@@ -127,7 +127,7 @@ def resolved(name: str, root: Path, features: Mapping[str, Any]) -> str:
 
 
 def modality_of(names: Sequence[str], root: Path, features: Mapping[str, Any]) -> Modality | None:
-    """Reads the file if one of the names may be its own; columns' own names never need it.
+    """Reads the file if one of the names may come from it; names of columns never do.
 
     Raises:
         DataError: an entry is malformed.

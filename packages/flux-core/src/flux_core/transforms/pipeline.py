@@ -196,7 +196,7 @@ class Pipeline:
         return DimensionRules.of_keys(keys, dims) if keys else None
 
     def not_binary(self, stats: NormStats) -> str | None:
-        """Returns what the first action was, in words, that should be 0 or 1 and was neither."""
+        """Describes the first binary action recorded outside 0 to 1; None if there is none."""
         recorded = statistics_of(stats, self.statistic_names[1])
         rules = self.action_rules(recorded.dim)
         for dim in [] if rules is None else map(int, np.flatnonzero(rules.is_binary)):

@@ -99,7 +99,7 @@ def check_columns(features: Mapping[str, Any], columns: Sequence[str], where: st
 
 
 def check_apart(columns: Sequence[str], where: str) -> None:
-    """Refuses parts of one column that have dimensions in common: an action cannot have two values.
+    """Refuses overlapping parts of one column, because an action cannot have two values.
 
     Raises:
         DataError: it names both.

@@ -275,7 +275,7 @@ def _own_dataset(member: ParquetDataset, sample: Sample, where: str) -> Iterator
     """What a dataset of a user's own does beside its transforms, the robot does not do."""
     expected = member.pipeline.without(Augmentation)(sample)
     found = member.sample(0, np.random.default_rng(0))
-    # A state that is changed at random may be another one each time.
+    # A state that is changed at random differs from call to call.
     states = () if member.pipeline.maybe(StateAugmentation) else ("states",)
     for name in (*states, "actions", "lang_tokens"):
         if name in expected and not np.array_equal(expected[name], np.asarray(found[name])):

@@ -260,7 +260,7 @@ class FlowPolicy(nn.Module, ABC):
         )
 
     def load_parts(self) -> None:
-        """Fills in the weights of the parts whose own configs name some, for a new training."""
+        """Loads the weights that the configs of parts name, at the start of a new training."""
 
     @property
     @abstractmethod

@@ -70,7 +70,7 @@ class SigLIPViTBackbone(VisionBackbone):
 
         @property
         def pixel_range(self) -> tuple[float, float]:
-            """That of its pretraining."""
+            """The range of its pretraining."""
             return -1.0, 1.0
 
     def __init__(self, config: Config) -> None:

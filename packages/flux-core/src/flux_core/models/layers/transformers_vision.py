@@ -383,7 +383,7 @@ def _as_they_are(embeddings: Any, x: Tensor, height: int, width: int) -> Tensor:
 
 
 class AllPositions(nn.Embedding):
-    """Positions of all patches, whichever are asked for."""
+    """Position embeddings of all patches; the positions that are asked for are ignored."""
 
     def __init__(self, count: int, width: int) -> None:
         super().__init__(count, width)

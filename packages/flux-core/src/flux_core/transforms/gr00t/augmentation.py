@@ -3,7 +3,7 @@
     transforms=[..., NvidiaShiftImages(), NvidiaResizeImages(), NvidiaJitterColors(), ...]
 
 All cameras of a sample get the same random values, which depend only on its seed, epoch and index.
-NVIDIA keeps floats between the three steps, and here there are bytes: that is up to a level.
+NVIDIA keeps floats between the three steps. Here they are bytes, which differs by up to one level.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..roles import Augmentation, ImageResize
 from ..rule import Rule, rules
 
 _GREY = np.array([0.2989, 0.587, 0.114], np.float32)
-"""How bright red, green and blue are, in torchvision's words."""
+"""torchvision's weights of red, green and blue in a grey value."""
 
 
 @dataclass(frozen=True, kw_only=True)
