@@ -160,7 +160,7 @@ void cubins_run_on_their_own_card_and_some_on_later_ones() {
   }
 }
 
-void damaged_and_foreign_cubins_are_told_apart() {
+void unusable_cubins_are_refused_with_the_reason() {
   CardRig card;
   cuda::PlayerSettings settings = toy::settings();
   settings.kernels[1].cubin = toy::image("nonsense");
@@ -280,7 +280,7 @@ std::vector<Case> cuda_player_cases() {
        another_architecture_is_refused_before_anything_is_loaded},
       {"cubins run on their own card and some on later ones",
        cubins_run_on_their_own_card_and_some_on_later_ones},
-      {"damaged and foreign cubins are told apart", damaged_and_foreign_cubins_are_told_apart},
+      {"unusable cubins are refused with the reason", unusable_cubins_are_refused_with_the_reason},
       {"too much shared memory is refused with the card's limit",
        too_much_shared_memory_is_refused_with_the_cards_limit},
       {"too little memory is refused with what is needed and free",
