@@ -26,11 +26,15 @@ void require_bytes(const char* name, std::size_t expected, std::size_t found) {
 }
 
 void require_layout(const TensorInfo& info, DType dtype, std::size_t num_dimensions) {
-  if (info.dtype == dtype && info.shape.size() == num_dimensions && info.shape[0] == 1) return;
+  const auto is_size = [](std::int64_t size) { return size >= 1; };
+  if (info.dtype == dtype && info.shape.size() == num_dimensions && info.shape[0] == 1 &&
+      std::ranges::all_of(info.shape, is_size)) {
+    return;
+  }
   throw std::invalid_argument(expected_got(info.name,
                                            std::string(dtype_name(dtype)) + " with " +
                                                std::to_string(num_dimensions) +
-                                               " dimensions, the first 1",
+                                               " dimensions of at least 1, the first 1",
                                            describe(info)));
 }
 

@@ -157,6 +157,9 @@ void memory_that_does_not_fit_the_inputs_is_refused_by_name() {
                  "input known of the plan: expected 48 bytes, got 4");
   CHECK_CONTAINS(message([](InputBlock&, Infos& i, Variants&) { i[2].dtype = DType::kInt32; }),
                  "lang_tokens: expected int64 with 2 dimensions");
+  CHECK_CONTAINS(message([](InputBlock&, Infos& i, Variants&) { i[0].shape[1] = 0; }),
+                 "images: expected uint8 with 5 dimensions of at least 1, the first 1, got uint8 "
+                 "(1, 0, 2, 2, 3)");
   CHECK_CONTAINS(message([](InputBlock&, Infos& i, Variants&) { i[0].name = "pixels"; }),
                  "images: expected an input, got no such input");
   CHECK_CONTAINS(message([](InputBlock&, Infos&, Variants& v) { v.clear(); }), "variants: ");
