@@ -24,14 +24,14 @@ constexpr int kCaptureThreadLocal = 1;
 constexpr std::size_t kSharedBytesWithoutOptIn = 48 * 1024;
 constexpr std::size_t kAlignment = 256;  // of buffers
 constexpr std::size_t kScratchAddresses = 2;
-constexpr double kMebibyte = 1024.0 * 1024.0;
+constexpr std::size_t kMebibyte = 1024 * 1024;
 
 std::size_t aligned(std::size_t offset, std::size_t alignment) {
   return (offset + alignment - 1) / alignment * alignment;
 }
 
 std::string mebibytes(std::size_t num_bytes) {
-  return std::to_string(static_cast<std::size_t>(static_cast<double>(num_bytes) / kMebibyte + 0.5));
+  return std::to_string((num_bytes + kMebibyte / 2) / kMebibyte);
 }
 
 std::string describe_parameter(const Parameter& parameter) {
@@ -210,16 +210,16 @@ void Player::allocate() {
   check(calls_.cuStreamSynchronize(stream_), "cuStreamSynchronize");
 }
 
-std::size_t Player::number_of(std::string_view name) const {
-  const auto found = std::ranges::find(settings_.buffers, name, &PlanBuffer::name);
+std::size_t Player::number_of(std::string_view name, BufferRole role) const noexcept {
+  const auto found = std::ranges::find_if(
+      settings_.buffers, [&](const PlanBuffer& b) { return b.name == name && b.role == role; });
   return static_cast<std::size_t>(found - settings_.buffers.begin());
 }
 
 void Player::upload(std::string_view name, std::span<const std::byte> content) {
   const std::string where = "constant " + std::string(name);
-  const std::size_t number = number_of(name);
-  if (number == settings_.buffers.size() ||
-      settings_.buffers[number].role != BufferRole::kConstant) {
+  const std::size_t number = number_of(name, BufferRole::kConstant);
+  if (number == settings_.buffers.size()) {
     throw std::invalid_argument(expected_got(where, "a constant of the plan", "another name"));
   }
   const std::size_t num_bytes = settings_.buffers[number].num_bytes;
@@ -355,10 +355,8 @@ GraphExec* Player::capture(const std::string& variant, std::span<const PlanLaunc
 }
 
 std::span<std::byte> Player::input(std::string_view name) noexcept {
-  const std::size_t number = number_of(name);
-  if (number == settings_.buffers.size() || settings_.buffers[number].role != BufferRole::kInput) {
-    return {};
-  }
+  const std::size_t number = number_of(name, BufferRole::kInput);
+  if (number == settings_.buffers.size()) return {};
   return {input_block_ + offsets_[number], settings_.buffers[number].num_bytes};
 }
 
@@ -367,8 +365,8 @@ std::span<const std::byte> Player::output() const noexcept {
 }
 
 std::size_t Player::input_offset(std::string_view name) const {
-  const std::size_t number = number_of(name);
-  if (number == settings_.buffers.size() || settings_.buffers[number].role != BufferRole::kInput) {
+  const std::size_t number = number_of(name, BufferRole::kInput);
+  if (number == settings_.buffers.size()) {
     throw std::invalid_argument(
         expected_got(std::string(name), "an input of the plan", "another name"));
   }

@@ -128,7 +128,8 @@ class Player {
   void load_kernel(const Kernel& kernel, std::size_t max_shared_bytes);
   void place_buffers();
   void allocate();
-  [[nodiscard]] std::size_t number_of(std::string_view name) const;
+  // The number of buffers if there is no such one.
+  [[nodiscard]] std::size_t number_of(std::string_view name, BufferRole role) const noexcept;
   [[nodiscard]] int attribute(int number) const;
   [[nodiscard]] DeviceAddress address_of(const BufferAddress& address,
                                          const std::string& where) const;
