@@ -132,8 +132,7 @@ SafetyFilter::SafetyFilter(SafetyLimits limits, double control_hz,
 
 void SafetyFilter::reset(std::span<const float> command) noexcept {
   std::ranges::copy(command, command_.begin());
-  has_moved_ = false;
-  for (std::size_t i = 0; i < joints_.size(); ++i) reset_joint(i);
+  restart(command);
 }
 
 void SafetyFilter::restart(std::span<const float> command) noexcept {
