@@ -150,12 +150,6 @@ class PolicyIO:
         return np.zeros(len(self._inverse.scale), np.bool_) if mask is None else mask
 
     @property
-    def has_binary_actions(self) -> bool:
-        """Whether some actions are 0 or 1 by a threshold instead of by scale and offset."""
-        mask = self._inverse.binary_mask
-        return mask is not None and bool(mask.any())
-
-    @property
     def state_stats(self) -> FeatureStats:
         """Statistics of the state."""
         return statistics_of(self.stats, self.pipeline.one(Normalization).state_key)
