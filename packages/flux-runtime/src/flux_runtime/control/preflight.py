@@ -129,6 +129,10 @@ def check_binary(
         binary_mask: (action_dim,) True where an action is 0 or 1.
         spec: the robot, with the limits in force.
         closing: the commands that the loop replaces.
+
+    Raises:
+        BundleError: such a joint is not a gripper, its limits exclude 0 or 1, or the loop replaces
+            its commands.
     """
     try:
         check_switches(binary_mask, spec)
@@ -137,11 +141,14 @@ def check_binary(
             f"config.json: inference.denormalize_action.action_keys: {error}. Use a bundle that "
             f"was trained for this robot."
         ) from error
-    replaced = [] if closing is None else binary_mask & ~np.isnan(closing.closes_below)
-    for joint in np.flatnonzero(replaced)[:1]:
+    if closing is None:
+        return
+    replaced = binary_mask & ~np.isnan(closing.closes_below)
+    if replaced.any():
         raise BundleError(
             f"config.json: inference.gripper_threshold: expected none for "
-            f"{spec.joint_names[joint]}, whose action is 0 or 1. Remove it from the config"
+            f"{spec.joint_names[int(np.argmax(replaced))]}, whose action is 0 or 1. Remove it from "
+            f"the config"
         )
 
 
