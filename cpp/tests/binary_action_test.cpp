@@ -52,7 +52,7 @@ void the_filter_sends_a_binary_action_in_one_command() {
   }
 }
 
-void what_cannot_be_0_and_1_cannot_be_binary() {
+void a_binary_action_needs_0_and_1_within_its_limits_and_no_threshold() {
   CHECK_CONTAINS(message_of<std::invalid_argument>(
                      [] { SafetyFilter(limits_of(true, 0.9), kCoreHz, kSecond); }),
                  "limits[1]");
@@ -148,7 +148,8 @@ std::vector<Case> binary_action_cases() {
   return {
       {"the filter sends a binary action in one command",
        the_filter_sends_a_binary_action_in_one_command},
-      {"what cannot be 0 and 1 cannot be binary", what_cannot_be_0_and_1_cannot_be_binary},
+      {"a binary action needs 0 and 1 within its limits and no threshold",
+       a_binary_action_needs_0_and_1_within_its_limits_and_no_threshold},
       {"no command lies between 0 and 1", no_command_lies_between_0_and_1},
       {"a gap does not open a closed gripper", a_gap_does_not_open_a_closed_gripper},
   };

@@ -112,7 +112,7 @@ void inputs_without_a_graph_are_refused_by_name() {
   CHECK_EQUAL(rig.refusal(), "");
 }
 
-void a_plan_without_a_variant_for_the_cameras_says_which_there_are() {
+void a_missing_variant_is_reported_with_the_numbers_of_cameras_that_exist() {
   CardRig card;
   const auto player = toy::player();
   std::vector<PlanVariant> variants{{3, 4, toy::capture(*player, 3, 4)},
@@ -227,7 +227,7 @@ void a_late_answer_is_dropped() {
   CHECK(inference.infer(*next, rig.call.views(), state, rig.call.noise, 0));
 }
 
-void an_inference_that_nobody_wants_is_not_launched() {
+void a_cancelled_inference_is_not_launched() {
   PolicyRig rig;
   const std::size_t before = rig.log().size();
   const std::atomic<bool> cancel = true;
@@ -247,15 +247,14 @@ std::vector<Case> planned_policy_cases() {
       {"known rows begin the chunk", known_rows_begin_the_chunk},
       {"guidance is refused by name", guidance_is_refused_by_name},
       {"inputs without a graph are refused by name", inputs_without_a_graph_are_refused_by_name},
-      {"a plan without a variant for the cameras says which there are",
-       a_plan_without_a_variant_for_the_cameras_says_which_there_are},
+      {"a missing variant is reported with the numbers of cameras that exist",
+       a_missing_variant_is_reported_with_the_numbers_of_cameras_that_exist},
       {"memory that does not fit the inputs is refused by name",
        memory_that_does_not_fit_the_inputs_is_refused_by_name},
       {"a fault of the card names call and code", a_fault_of_the_card_names_call_and_code},
       {"the policy keeps the card and gives it back", the_policy_keeps_the_card_and_gives_it_back},
       {"a late answer is dropped", a_late_answer_is_dropped},
-      {"an inference that nobody wants is not launched",
-       an_inference_that_nobody_wants_is_not_launched},
+      {"a cancelled inference is not launched", a_cancelled_inference_is_not_launched},
   };
 }
 

@@ -57,7 +57,7 @@ struct PlanLaunch {
   std::vector<LaunchArgument> arguments = {};  // of all parameters but the two of scratch memory
 };
 
-// What the constructor needs, in one place because most of it are numbers.
+// The arguments of Player's constructor.
 struct PlayerSettings {
   std::string library = "libcuda.so.1";
   std::string architecture;  // of the cubins, such as "sm_90a"
@@ -65,7 +65,7 @@ struct PlayerSettings {
   std::vector<PlanBuffer> buffers = {};  // inputs are laid out in this order, in one block
 };
 
-// Calls functions in the reverse order, when it is destroyed.
+// Calls its functions when it is destroyed, the last one first.
 class Releases {
  public:
   Releases() = default;
@@ -84,9 +84,9 @@ class Releases {
   std::vector<std::function<void()>> functions_;
 };
 
-// Used by one thread at a time. What fails is released, and throws EngineUnavailable if this
-// machine or its cubins are the reason, std::invalid_argument, naming the value, if the plan is,
-// and std::runtime_error if the driver refuses anything else.
+// Used by one thread at a time. A constructor that throws releases everything. Functions throw
+// EngineUnavailable if this machine or its cubins are the reason, std::invalid_argument, naming the
+// value, if the plan is, and std::runtime_error if the driver refuses anything else.
 class Player {
  public:
   // Loads all kernels and allocates all memory.
@@ -95,7 +95,7 @@ class Player {
   Player& operator=(const Player&) = delete;
   ~Player();
 
-  // Copies all of a constant to the card.
+  // Copies a whole constant to the card.
   void upload(std::string_view name, std::span<const std::byte> content);
   // Runs a variant of the plan once, and captures it with the copy of the first `num_input_bytes`
   // of the input block before it and the copy of the output after it. All constants must be

@@ -213,8 +213,8 @@ class CapturedPolicy(Policy):
     """A bundle's whole inference as one CUDA graph; see `flux_runtime.engines.tensorrt` and
     `CudaPlayer`, which makes one with several graphs.
 
-    Only its histograms `copy_in` and `inference` are filled. Once launched, an inference runs to
-    its end; whoever cancels it drops its answer.
+    Only its histograms `copy_in` and `inference` are filled. A launched inference always runs to
+    its end; if it is cancelled, the caller discards its result.
 
     Args:
         driver: the driver's library.
@@ -257,7 +257,8 @@ or a float32."""
 class CudaPlayer:
     """A launch plan on the first NVIDIA card; see `flux_runtime.cuda.player`.
 
-    Loads the kernels and allocates all memory. Work memory is zeroed once. What fails is released.
+    Loads the kernels and allocates all memory, and releases everything if that fails. Work memory
+    is zeroed once. One thread at a time may use it.
 
     Args:
         library: the driver's.
@@ -267,8 +268,8 @@ class CudaPlayer:
             one. Inputs are laid out in their order, in one block.
 
     Raises:
-        EngineUnavailable: there is no driver, the cubins are for another card or damaged, or memory
-            or shared memory does not suffice.
+        EngineUnavailable: there is no driver, the cubins are damaged or for another card, or there
+            is too little memory or shared memory.
         ValueError: the plan contradicts itself or its cubins; the message names the place.
         RuntimeError: the driver refuses a call; the message names it.
     """
@@ -293,7 +294,7 @@ class CudaPlayer:
         """Returns where an input begins in the block of all inputs."""
 
     def upload(self, name: str, content: ArrayLike) -> None:
-        """Copies all of a constant to the card, from a contiguous array. Releases the GIL.
+        """Copies a whole constant to the card, from a contiguous array. Releases the GIL.
 
         Raises:
             ValueError: there is no such constant, or it has another size.
