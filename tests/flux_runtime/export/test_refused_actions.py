@@ -25,6 +25,7 @@ def actions(robot: str, *joints: int) -> Any:
     [
         ("aloha-sim", 2, r"action_keys: left_elbow: .* jumps past all limits of speed, got 'rad'"),
         ("aloha-agilex", 6, r"left_gripper: expected a gripper in unit 'normalized'.* got 'm'"),
+        ("libero", 0, r"expected a lower limit of 0, because a binary action is no difference"),
     ],
 )
 def test_only_a_gripper_may_be_switched(robot: str, joint: int, message: str) -> None:

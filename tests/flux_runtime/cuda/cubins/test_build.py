@@ -89,8 +89,8 @@ def test_what_is_damaged_is_compiled_again(tmp_path: Path) -> None:
     (cubin,) = built.store.cubins.values()
     whole = cubin.path.read_bytes()
     cubin.path.write_bytes(whole[:-1])
-    (mended,) = build_tiny(tmp_path, SCALE)
-    assert len(mended.seconds) == 1
+    (rebuilt,) = build_tiny(tmp_path, SCALE)
+    assert len(rebuilt.seconds) == 1
     assert cubin.path.read_bytes() == whole
 
 

@@ -20,7 +20,8 @@ def check_switches(binary_mask: NDArray[np.bool_], spec: RobotSpec) -> None:
         spec: the robot, with the limits in force.
 
     Raises:
-        RobotError: such a joint is not a gripper, or its limits do not include 0 and 1.
+        RobotError: such a joint is not a gripper, its limits do not include 0 and 1, or it is
+            commanded by differences.
     """
     for joint in map(int, np.flatnonzero(binary_mask)):
         name, unit = spec.joint_names[joint], spec.units[joint]
@@ -34,4 +35,10 @@ def check_switches(binary_mask: NDArray[np.bool_], spec: RobotSpec) -> None:
             raise RobotError(
                 f"{name}: expected limits that include 0 and 1, because the action is binary, got "
                 f"{lower:g} to {upper:g}"
+            )
+        # Of a robot that is commanded by differences, arm joints have this unit, too.
+        if spec.is_commanded_by_differences and lower < 0.0:
+            raise RobotError(
+                f"{name}: expected a lower limit of 0, because a binary action is no difference "
+                f"that may go both ways, got {lower:g}"
             )
