@@ -85,8 +85,8 @@ def tiles_for(
     )
 
 
-def key_splits(arch: str, *, rows: int, keys: int) -> int:
-    """Returns into how many parts the keys of the expert's attention are split."""
+def key_splits(arch: str) -> int:
+    """Returns into how many parts, at least 2, the keys of the expert's attention are split."""
     if arch == INTERPRETER:
         return 3
     return 2 if arch in _FEW_PROCESSORS else 7
