@@ -41,7 +41,6 @@ NUMPY: Mapping[DType, Any] = {
 }
 POISON: Mapping[DType, int | float] = {"fp32": np.nan, "bf16": 0x7FC0, "u8": 0xAA, "i32": -(2**30)}
 GUARD_BYTES = 1 << 12
-TRITON_NAMES = {"fp32": "*fp32", "bf16": "*bf16", "u8": "*u8", "i32": "*i32"}
 
 
 class OutOfBounds(Exception):
@@ -107,7 +106,7 @@ class Memory:
         """What a kernel is given for a pointer."""
         array, dtype = self.arrays[to.buffer], self._dtypes[to.buffer]
         address = array.ctypes.data + to.offset * array.itemsize
-        kind = tl.str_to_ty(TRITON_NAMES[dtype], None)
+        kind = tl.str_to_ty(f"*{dtype}", None)
         handle = triton_interpreter.TensorHandle(np.array([address], np.uint64), kind)
         return tl.tensor(handle, kind)
 

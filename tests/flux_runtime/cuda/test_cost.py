@@ -17,9 +17,10 @@ from flux_runtime.cuda.cards import CARDS
 from flux_runtime.cuda.cost import Cost, expected_us, launch_cost, stage_costs, total
 from flux_runtime.cuda.cubins import find_cubins, specialise
 from flux_runtime.cuda.cubins.command import describe_for_plans
-from flux_runtime.cuda.cubins.shipped import MODELS, Model, full_size
+from flux_runtime.cuda.cubins.shipped import full_size
 from flux_runtime.cuda.pi import make_plan
 from flux_runtime.cuda.plan import Launch, LaunchPlan
+from flux_runtime.cuda.support import MODELS, Model
 
 from ..conftest import one_json_object
 

@@ -28,8 +28,12 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "a longer bucket": dict(bucket=20, num_tokens=18),
 }
 SHARE_OF_PYTORCH = 1.1
-"""bfloat16 may be so much worse than PyTorch's own bfloat16. Each error is one draw of rounding
-errors, so the promise is about all variants together; a single one may be worse by half."""
+"""The error of a kind of network in bfloat16, the root mean square over its variants, is at most so
+many times that of PyTorch's own bfloat16."""
+SHARE_OF_ONE = 1.3
+"""Likewise of a single variant, which is one draw of rounding errors. Over 30 observations of each
+kind, its share was 0.89 with a standard deviation of 0.1 and at most 1.10; that of five together
+has a deviation of 0.04."""
 
 
 @cache
@@ -78,7 +82,7 @@ def test_bfloat16_is_as_good_as_pytorchs(kind: Kind) -> None:
         wanted = network.reference(given)
         ours = relative_error(planned(network, given).run(given.plan_inputs), wanted)
         theirs = relative_error(network.actions(given), wanted)
-        assert ours < 1.5 * theirs, f"{settings}: {ours:.2e}, PyTorch {theirs:.2e}"
+        assert ours < SHARE_OF_ONE * theirs, f"{settings}: {ours:.2e}, PyTorch {theirs:.2e}"
         squares += ours**2, theirs**2
     ours, theirs = np.sqrt(squares / len(VARIANTS))
     assert ours < SHARE_OF_PYTORCH * theirs, f"{ours:.2e}, PyTorch {theirs:.2e}"

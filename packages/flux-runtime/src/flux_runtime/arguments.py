@@ -60,6 +60,17 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_threads(parser: argparse.ArgumentParser) -> None:
+    """Adds `--threads`."""
+    parser.add_argument(
+        "--threads",
+        type=threads,
+        default=1,
+        metavar="N",
+        help="CPU threads for the network (default: 1)",
+    )
+
+
 def add_accept_version(parser: argparse.ArgumentParser) -> None:
     """Adds `--accept-version`."""
     parser.add_argument(

@@ -29,13 +29,14 @@ from .arguments import (
     add_changes,
     add_dataset,
     add_engine,
+    add_threads,
     changes_from,
     count,
     duration,
     natural,
     threads,
 )
-from .bench.command import add_bench, bench
+from .bench.command import add_bench, bench, print_parts
 from .chunking import MODES
 from .cuda.architectures import ARCHITECTURES
 from .engines.names import ENGINES
@@ -114,7 +115,7 @@ def build_parser() -> argparse.ArgumentParser:
     check.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle's directory")
     add_engine(check)
     add_accept_version(check)
-    _add_threads(check)
+    add_threads(check)
     add_bench(
         _add(
             commands,
@@ -242,7 +243,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     add_changes(parser)
     add_engine(parser)
     add_accept_version(parser)
-    _add_threads(parser)
+    add_threads(parser)
     add_accept(parser)
     add_remote_options(parser)
     add_realtime_options(parser)
@@ -329,7 +330,7 @@ def _add_doctor(parser: argparse.ArgumentParser) -> None:
     add_engine(parser)
     add_changes(parser)
     add_accept_version(parser)
-    _add_threads(parser)
+    add_threads(parser)
     add_accept(parser)
     add_remote_options(parser, is_run=False)
 
@@ -353,16 +354,6 @@ def _add_replay(parser: argparse.ArgumentParser) -> None:
         "no bundle, and is the same on every machine",
     )
     add_accept_version(parser)
-
-
-def _add_threads(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--threads",
-        type=threads,
-        default=1,
-        metavar="N",
-        help="CPU threads for the network (default: 1)",
-    )
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -470,8 +461,7 @@ def _build(args: argparse.Namespace) -> int:
     if args.json:
         print_json(report)
     else:
-        for part in format_build(report):
-            Console(soft_wrap=isinstance(part, str), highlight=False).print(part)
+        print_parts(format_build(report))
     return EXIT_OK
 
 

@@ -17,9 +17,10 @@ from flux_runtime.cuda.cubins import Cubin, find_cubins
 from flux_runtime.cuda.cubins.build import build
 from flux_runtime.cuda.cubins.file import read_cubin
 from flux_runtime.cuda.cubins.kernel_sources import kernel_sources
-from flux_runtime.cuda.cubins.shipped import MODELS, Model, full_size, shipped
+from flux_runtime.cuda.cubins.shipped import full_size, shipped
 from flux_runtime.cuda.cubins.specialisation import Specialisation, specialise
 from flux_runtime.cuda.pi import make_plan
+from flux_runtime.cuda.support import MODELS, Model
 
 if TYPE_CHECKING:
     from ....conftest import MakeOnce

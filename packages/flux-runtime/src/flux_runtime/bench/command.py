@@ -12,7 +12,7 @@ from flux_core.command_line import EXIT_FAILED, EXIT_OK, finite, print_json
 from flux_core.config import NETWORKS
 from flux_core.errors import UsageError
 
-from ..arguments import add_accept_version, count, threads
+from ..arguments import add_accept_version, add_threads, count
 from ..cuda.cards import CARDS
 from ..engines.names import AUTO, ENGINES
 
@@ -30,13 +30,7 @@ def add_bench(parser: argparse.ArgumentParser) -> None:
             setattr(namespace, self.dest, values)
 
     add("--engine", nargs="+", choices=(AUTO, *ENGINES), default=[AUTO], help="engines to compare")
-    add(
-        "--threads",
-        type=threads,
-        default=1,
-        metavar="N",
-        help="CPU threads for the network (default: 1)",
-    )
+    add_threads(parser)
     add(
         "--repeat",
         type=count,
@@ -101,7 +95,7 @@ def bench(args: argparse.Namespace) -> int:
     if args.json:
         print_json(report)
     else:
-        _print_parts(format_bench(report))
+        print_parts(format_bench(report))
     if args.out is not None:
         args.out.write_text(json.dumps(finite(report), indent=1) + "\n")
     return EXIT_OK if all(engine["ok"] for engine in report["engines"].values()) else EXIT_FAILED
@@ -114,13 +108,13 @@ def _plan(args: argparse.Namespace) -> int:
     if args.json:
         print_json(report)
     else:
-        _print_parts(format_plan(report))
+        print_parts(format_plan(report))
     if args.out is not None:
         args.out.write_text(json.dumps(report, indent=1) + "\n")
     return EXIT_OK
 
 
-def _print_parts(parts: Sequence[Any]) -> None:
+def print_parts(parts: Sequence[Any]) -> None:
     """Prints tables, and lines as they are."""
     from rich.console import Console
 

@@ -15,9 +15,10 @@ from flux_core.errors import UsageError
 from ..cuda.cards import CardFigures, card
 from ..cuda.cost import StageCost, stage_costs, total
 from ..cuda.cubins.command import BundleToPlan, describe_for_plans
-from ..cuda.cubins.shipped import MODELS, full_size
+from ..cuda.cubins.shipped import full_size
 from ..cuda.pi import make_plan
 from ..cuda.plan import LaunchPlan
+from ..cuda.support import MODELS
 from ..cuda.variants import PROMPT_BUCKETS, prompt_buckets
 
 

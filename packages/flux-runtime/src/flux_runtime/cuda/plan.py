@@ -17,6 +17,7 @@ from typing import Literal
 from .recipes import Recipe
 
 DType = Literal["fp32", "bf16", "u8", "i32"]
+"""Named as Triton names them."""
 Role = Literal["input", "constant", "work", "output"]
 
 ITEM_BYTES: Mapping[DType, int] = {"fp32": 4, "bf16": 2, "u8": 1, "i32": 4}

@@ -49,7 +49,7 @@ class Rows(Recipe):
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnRange(Recipe):
-    """ColumnRange `first` to `end` of a matrix."""
+    """Columns `first` to `end` of a matrix."""
 
     of: Recipe
     first: int

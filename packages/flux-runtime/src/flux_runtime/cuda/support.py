@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, cast
+from typing import Any, Literal, cast, get_args
 
 from flux_core.bundle import DescribedBundle
 
-MODELS = ("pi0", "pi05")
+Model = Literal["pi0", "pi05"]
+MODELS: tuple[Model, ...] = get_args(Model)
 PRECISION = "bf16"
 VISION_BACKBONE = "SigLIPViTBackbone"
 

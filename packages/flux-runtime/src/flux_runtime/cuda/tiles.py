@@ -85,8 +85,8 @@ def tiles_for(
     )
 
 
-def key_splits(arch: str, *, rows: int, keys: int) -> int:
-    """Returns into how many parts the keys of the expert's attention are split."""
+def key_splits(arch: str) -> int:
+    """Returns into how many parts, at least 2, the keys of the expert's attention are split."""
     if arch == INTERPRETER:
         return 3
     return 2 if arch in _FEW_PROCESSORS else 7
@@ -107,7 +107,7 @@ def _for_card(kernel: str, arch: str, rows: int, columns: int, depth: int, dtype
         keys = 32 if is_wide and not is_large else 64
         return _tiles(64, keys, 0, 4 if is_large and not is_wide else 8, 2)
     if kernel == "embed":
-        return _tiles(0, min(_power_of_two(columns), 2048), 0, 4, 1)
+        return _tiles(0, min(power_of_two(columns), 2048), 0, 4, 1)
     return _OTHERS[kernel]
 
 
@@ -137,15 +137,16 @@ def _for_interpreter(
 ) -> Tiles:
     sizes = {"BM": (rows, 16), "BN": (columns, 8), "BK": (depth, 16)}
     chosen = {
-        name: max(least, min(128, _power_of_two(size)))
+        name: max(least, min(128, power_of_two(size)))
         for name, (size, least) in sizes.items()
         if name in names
     }
     if kernel == "embed":
-        chosen["BN"] = _power_of_two(columns)
+        chosen["BN"] = power_of_two(columns)
     found = Tiles(constants=chosen)
     return _dividing(found, columns) if kernel == "qkv_rope" else found
 
 
-def _power_of_two(size: int) -> int:
+def power_of_two(size: int) -> int:
+    """Returns the smallest power of two that is not smaller than `size`, and at least 1."""
     return 1 << max(size - 1, 0).bit_length()

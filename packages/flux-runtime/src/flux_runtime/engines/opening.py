@@ -100,11 +100,7 @@ def open_flow_policy(
     try:
         return core.FlowPolicy(**arguments)
     except core.EngineUnavailable as error:
-        reason = " ".join(str(error).split())
-        raise MissingDependencyError(
-            f"engine {name}: cannot be used on this machine ({reason}). See 'flux-runtime doctor', "
-            f"or use another engine."
-        ) from error
+        raise _unusable(name, error) from error
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise BundleError(
@@ -120,11 +116,15 @@ def _open_cuda(bundle: Bundle, core: Any) -> _core.Policy:
     try:
         return open_cuda_policy(bundle, cubins_of_card(), core)
     except (RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise MissingDependencyError(
-            f"engine cuda: cannot be used on this machine ({reason}). See 'flux-runtime doctor', "
-            f"or use another engine."
-        ) from error
+        raise _unusable("cuda", error) from error
+
+
+def _unusable(name: EngineName, error: Exception) -> MissingDependencyError:
+    reason = " ".join(str(error).split())
+    return MissingDependencyError(
+        f"engine {name}: cannot be used on this machine ({reason}). See 'flux-runtime doctor', or "
+        f"use another engine."
+    )
 
 
 def _settings(bundle: Bundle, name: EngineName) -> tuple[str, dict[str, str]]:

@@ -8,18 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Literal
 
 from ..architectures import Architecture
 from ..pi import PiDescription, make_plan
 from ..pi.description import GemmaSizes, VisionSizes
-from ..variants import variants
+from ..support import MODELS, Model
+from ..variants import PROMPT_BUCKETS, variants
 from .specialisation import Specialisation, specialisations
 
-Model = Literal["pi0", "pi05"]
-MODELS: tuple[Model, ...] = ("pi0", "pi05")
-
-_NUM_CAMERAS, _MAX_PROMPT_TOKENS = 3, 200
 _WIDTH, _EXPERT_WIDTH = 2048, 1024
 _PIXELS = ((2 / 255, 2 / 255, 2 / 255),) * 3, ((-1.0, -1.0, -1.0),) * 3
 
@@ -55,7 +51,7 @@ def shipped(target: Architecture) -> tuple[Specialisation, ...]:
     found = {
         one.key: one
         for model in MODELS
-        for one in needed(full_size(model), _NUM_CAMERAS, _MAX_PROMPT_TOKENS, target)
+        for one in needed(full_size(model), len(_PIXELS[0]), PROMPT_BUCKETS[-1], target)
     }
     return tuple(found.values())
 

@@ -6,16 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from ..plan import ITEM_BYTES, Argument, DType, Launch, LaunchPlan, Pointer
+from ..plan import ITEM_BYTES, Argument, Launch, LaunchPlan, Pointer
 from .kernel_sources import KERNELS, kernel_sources
 
 ALIGNMENT = 16
-"""A multiple of this lets Triton move 16 bytes at a time."""
+"""A multiple of this lets Triton move 16 bytes at a time. The player puts every buffer at one."""
 
-BUFFER_ALIGNMENT = 256
-"""Every buffer begins at a multiple of this many bytes on the card."""
-
-_TRITON: Mapping[DType, str] = {"fp32": "fp32", "bf16": "bf16", "u8": "u8", "i32": "i32"}
 _ADDRESS_BYTES, _NUMBER_BYTES = 8, 4
 _SCRATCH_POINTERS = 2  # global_scratch and profile_scratch: always there, null for our kernels
 
@@ -123,7 +119,7 @@ def _parameter(plan: LaunchPlan, argument: Argument, *, may_align: bool) -> Para
     if isinstance(argument, Pointer):
         dtype = plan.buffers[argument.buffer].dtype
         is_aligned = argument.offset * ITEM_BYTES[dtype] % ALIGNMENT == 0
-        return Parameter(type=f"*{_TRITON[dtype]}", is_aligned=is_aligned and may_align)
+        return Parameter(type=f"*{dtype}", is_aligned=is_aligned and may_align)
     if isinstance(argument, float):
         return Parameter(type="fp32")
     return Parameter(type="i32", is_aligned=argument % ALIGNMENT == 0 and may_align)

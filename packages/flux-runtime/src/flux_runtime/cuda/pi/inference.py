@@ -238,15 +238,13 @@ class _PlanMaker:
                 prefix_end=self.prefix_tokens,
                 state_tokens=state_tokens,
             ),
-            parts=self._parts(num_keys) if split else None,
+            parts=self._parts() if split else None,
         )
 
-    def _parts(self, num_keys: int) -> tuple[Pointer, Pointer] | None:
-        """Memory for the parts of the expert's attention; None if it is not split."""
+    def _parts(self) -> tuple[Pointer, Pointer]:
+        """Memory for the parts of the expert's attention."""
         add, rows, heads = self.add, self.net.suffix_tokens, self.heads
-        splits = key_splits(add.arch, rows=rows * heads.group, keys=num_keys)
-        if splits == 1:
-            return None
+        splits = key_splits(add.arch)
         shape = (splits, rows, heads.queries, heads.dim)
         statistics = (splits, 2, rows, heads.queries)
         return add.work("parts", *shape, dtype="fp32"), add.work(

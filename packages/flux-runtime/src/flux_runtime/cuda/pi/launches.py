@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..plan import Argument, Pointer
+from ..tiles import power_of_two
 from .builder import PlanBuilder, ceil_div
 
 LOG2_E = math.log2(math.e)
@@ -266,7 +267,7 @@ class LaunchBuilder(PlanBuilder):
             *(seen.image_tokens, seen.prefix_end, seen.state_tokens),
             heads.dim**-0.5 * LOG2_E,
         )
-        sizes = {"D": heads.dim, "PADDED_D": _power_of_two(heads.dim), "SPLITS": splits}
+        sizes = {"D": heads.dim, "PADDED_D": max(16, power_of_two(heads.dim)), "SPLITS": splits}
         constants = {"GROUP": heads.group, "MASKED": mask is not None, **sizes}
         grid = (ceil_div(rows, tiles.constants["BM"]), heads.keys, pictures * splits)
         self.launch(self.stage, "attention", arguments, grid, tiles, constants)
@@ -324,8 +325,3 @@ class LaunchBuilder(PlanBuilder):
 
 def _grid(tiles: Mapping[str, int], rows: int, columns: int) -> tuple[int, int, int]:
     return ceil_div(rows, tiles["BM"]), ceil_div(columns, tiles["BN"]), 1
-
-
-def _power_of_two(n: int) -> int:
-    """The smallest power of two that is not smaller than n, and at least 16."""
-    return max(16, 1 << (n - 1).bit_length())
