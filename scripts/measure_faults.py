@@ -5,8 +5,8 @@
 
 Runs every scenario of tests/integration/test_faults_*.py, two at a time. Of each it measures what
 the arm received: the largest velocity, acceleration and jerk of a command and the largest step, as
-shares of the limits, the longest time without a command by the stamps sent with it, and the time
-from the fault until the arm stood, by the arm's own clock.
+shares of the limits, the longest time without a command in a session by the stamps sent with it,
+and the time from the fault until the arm stood, by the arm's own clock.
 """
 
 from __future__ import annotations

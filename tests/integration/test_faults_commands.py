@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -21,11 +23,13 @@ from .fake_arm.promises import (
     events,
     recorded,
 )
-from .fake_arm.runs import Scenario, limits_of
+from .fake_arm.runs import PROGRAM, Scenario, limits_of
 
 AT = 0.8
 HOLD_S = 0.6
 HOLD = ("--hold-for", f"{HOLD_S}")
+DISK_S = 0.8
+SLOW_DISK = f"import os, time\nos.fsync = lambda file: time.sleep({DISK_S})\n"
 UPPER = 1.25
 TIGHTER = 0.4
 
@@ -81,6 +85,9 @@ SCENARIOS = {
         faults=[{"kind": "camera_frozen", "at": AT}], arguments=HOLD, by_differences=True
     ),
     "two episodes": Scenario(arguments=("--episodes", "2"), steps=30),
+    "two episodes, slow disk": Scenario(
+        arguments=("--episodes", "2"), steps=30, program=SLOW_DISK + PROGRAM
+    ),
 }
 
 
@@ -239,8 +246,15 @@ def test_a_robot_of_differences_rests_at_once_when_it_is_held(outcome: Outcomes)
     assert commands[-1].is_held
 
 
-def test_an_episode_begins_where_the_arm_stands(outcome: Outcomes) -> None:
-    two = outcome("two episodes")
+@pytest.mark.parametrize("name", ["two episodes", "two episodes, slow disk"])
+def test_an_episode_begins_where_the_arm_stands(outcome: Outcomes, name: str) -> None:
+    two = outcome(name)
     assert_went_on(two, steps=60, episodes=2)
-    assert len({command.stamp["session"] for command in two.log.commands}) == 2
     assert_kept(two)
+    ((last, first),) = (
+        (before.arrived_ns, command.arrived_ns)
+        for before, command in pairwise(two.log.commands)
+        if before.stamp["session"] != command.stamp["session"]
+    )
+    assert (first - last) * 1e-9 > (DISK_S if "disk" in name else 0), "it waits for its recording"
+    assert not two.log.times("stop"), "nothing was wrong meanwhile"

@@ -15,6 +15,7 @@ from .fake_arm.judge import (
     Limits,
     judge,
     largest_gap_s,
+    largest_stamped_gap_s,
     time_to_rest_s,
     worst,
 )
@@ -148,6 +149,48 @@ def test_the_same_steps_in_less_time_are_too_fast(tmp_path: Path) -> None:
         entry["command"][0] = 0.4
     _too_close(entries)
     assert any("velocity" in text for text in judge(_read(tmp_path, entries), LIMITS, None))
+
+
+def _two_sessions(gap_ns: int) -> Entries:
+    """Commands that stand still, in two sessions, and where the arm was measured."""
+    entries: Entries = []
+    begin_ns = _smooth(1)[0]["t"]
+    for session in (1, 2):
+        for number, entry in enumerate(_smooth(20)):
+            entry["command"] = entry["measured"] = [0.4, 0.0]
+            entry["stamp"] |= {"session": session, "tick_ns": begin_ns - 1_000_000}
+            entry["t"] = begin_ns
+            entries.append(entry)
+            begin_ns += gap_ns if number == 19 else PERIOD_NS
+    for at_ns in range(entries[0]["t"], entries[-1]["t"], PERIOD_NS // 2):
+        entries.append({"t": at_ns, "what": "position", "measured": [0.4, 0.0]})
+    return entries
+
+
+def test_the_time_between_two_sessions_is_no_gap(tmp_path: Path) -> None:
+    entries = _two_sessions(1_100_000_000)
+    log = _read(tmp_path, entries)
+    assert judge(log, LIMITS) == []
+    assert largest_gap_s(log) == largest_stamped_gap_s(log) == pytest.approx(0.04)
+    for entry in entries:
+        if entry["what"] == "command":
+            entry["stamp"]["session"] = 1
+    log = _read(tmp_path, entries)
+    assert largest_gap_s(log) == largest_stamped_gap_s(log) == pytest.approx(1.1)
+
+
+@pytest.mark.parametrize(("seconds", "is_fine"), [(0.1, True), (0.5, False)])
+def test_after_a_session_the_arm_may_settle_and_then_rests(
+    seconds: float, is_fine: bool, tmp_path: Path
+) -> None:
+    entries = _two_sessions(1_100_000_000)
+    last_ns = max(e["t"] for e in entries if e.get("stamp", {}).get("session") == 1)
+    for entry in entries:
+        if entry["what"] == "position":
+            entry["measured"][0] -= 0.05 * (entry["t"] <= last_ns + seconds * 1e9)
+    found = judge(_read(tmp_path, entries), LIMITS)
+    assert all("between two sessions" in text for text in found)
+    assert (found == []) is is_fine
 
 
 def test_a_late_command_may_not_catch_up(tmp_path: Path) -> None:

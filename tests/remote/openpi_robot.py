@@ -2,8 +2,9 @@
 
     python openpi_robot.py REQUESTS.npz ANSWERS.npz URL [API_KEY]
 
-REQUESTS has `task`, `noise` (one for each request), and N `states` and `pictures` (uint8, HWC),
-which are sent in turns. The robots of openpi send them under different keys, and so does this one.
+REQUESTS has `task`, M `noise`, and N `states` and `pictures` (uint8, HWC), which are sent in turns,
+`count` times in all. The robots of openpi send them under different keys, and so does this one:
+other ones after N requests, and when the noise begins again.
 """
 
 import sys
@@ -43,12 +44,13 @@ def main():
     policy = websocket_client_policy.WebsocketClientPolicy(host=sys.argv[3], api_key=api_key)
     metadata = policy.get_server_metadata()
     answers, times = [], []
-    for i, noise in enumerate(requests["noise"]):
+    noise = requests["noise"]
+    for i in range(requests["count"]):
         number = i % len(states)
-        kind = KINDS[i // len(states) % len(KINDS)]
+        kind = KINDS[(i // len(states) + i // len(noise)) % len(KINDS)]
         observation = kind(states[number], pictures[number])
         observation["prompt"] = str(requests["task"])
-        observation["noise"] = noise
+        observation["noise"] = noise[i % len(noise)]
         began = time.monotonic()
         answer = policy.infer(observation)
         times.append(time.monotonic() - began)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -16,30 +17,34 @@ from .namespaces import Computer, listening_ports, two_computers
 
 CONNECTS = """
 import json, socket, sys
-found = {}
-for port in sys.argv[2:]:
+found = []
+for address in sys.argv[1:]:
+    host, _, port = address.rpartition(":")
     try:
-        with socket.create_connection((sys.argv[1], int(port)), timeout=20):
-            found[port] = "answers"
-    except OSError as error:
-        found[port] = error.strerror or str(error)
+        with socket.create_connection((host, int(port)), timeout=20):
+            found.append(address)
+    except OSError:
+        pass
 print(json.dumps(found))
 """
 ASKS = """
 import json, ssl, sys
 from websockets.exceptions import InvalidMessage, InvalidStatus
 from websockets.sync.client import connect
-url, ca, token = sys.argv[1:]
-context = ssl.create_default_context(cafile=ca) if ca else None
-headers = {"Authorization": f"Bearer {token}"} if token else None
-try:
-    with connect(url, ssl=context, additional_headers=headers, open_timeout=30) as one:
-        found = len(one.recv(timeout=30))
-except InvalidStatus as error:
-    found = error.response.status_code
-except (OSError, EOFError, InvalidMessage) as error:
-    found = type(error).__name__
-print(json.dumps(found))
+
+def ask(url, ca, token):
+    context = ssl.create_default_context(cafile=ca) if ca else None
+    headers = {"Authorization": f"Bearer {token}"} if token else None
+    try:
+        with connect(url, ssl=context, additional_headers=headers, open_timeout=30) as one:
+            return len(one.recv(timeout=30))
+    except InvalidStatus as error:
+        return error.response.status_code
+    except (OSError, EOFError, InvalidMessage) as error:
+        return type(error).__name__
+
+words = sys.argv[1:]
+print(json.dumps([ask(*words[i:i + 3]) for i in range(0, len(words), 3)]))
 """
 UNAUTHORIZED = 401
 PATIENT = ("--handshake-timeout", 60)
@@ -53,10 +58,10 @@ def computers() -> Iterator[tuple[Computer, Computer]]:
         yield both
 
 
-def reached(stranger: Computer, at: Computer, ports: dict[int, str]) -> set[int]:
-    """Returns the ports of a computer that another one can connect to."""
-    found = stranger.asked(CONNECTS, at.address, *map(str, ports))
-    return {int(port) for port, text in found.items() if text == "answers"}
+def reached(by: Computer, ports: Iterable[int], *hosts: str) -> set[tuple[str, int]]:
+    """Returns which ports of some addresses a computer can connect to."""
+    found = by.asked(CONNECTS, *(f"{host}:{port}" for host in hosts for port in ports))
+    return {(host, int(port)) for host, _, port in (text.rpartition(":") for text in found)}
 
 
 def port_of_metrics(server: Served) -> int:
@@ -71,10 +76,9 @@ def test_by_default_nothing_answers_to_another_computer(
     with serving(tmp_path, inside=own.inside) as server:
         ports = listening_ports(server.process.pid)
         assert set(ports) == {server.port, port_of_metrics(server)}
-        assert reached(stranger, own, ports) == set()
-        assert reached(own, own, ports) == set()
-        here = Computer(own.name, "127.0.0.1")
-        assert reached(here, here, ports) == set(ports)
+        assert reached(stranger, ports, own.address) == set()
+        here = {("127.0.0.1", port) for port in ports}
+        assert reached(own, ports, own.address, "127.0.0.1") == here
 
 
 def test_another_address_is_refused_without_a_token_and_tls(
@@ -112,9 +116,9 @@ def test_with_insecure_spelled_out_the_serving_port_alone_answers(
     with serving(tmp_path, *options, inside=own.inside) as server:
         ports = listening_ports(server.process.pid)
         assert set(ports) == {server.port, port_of_metrics(server)}
-        assert reached(stranger, own, ports) == {server.port}
-        url = f"ws://{own.address}:{server.port}"
-        assert stranger.asked(ASKS, url, "", "") > UNAUTHORIZED
+        assert reached(stranger, ports, own.address) == {(own.address, server.port)}
+        (answer,) = stranger.asked(ASKS, f"ws://{own.address}:{server.port}", "", "")
+        assert answer > UNAUTHORIZED
         assert "anyone who reaches" in server.log.read_text()
 
 
@@ -129,10 +133,11 @@ def test_with_a_token_and_tls_only_who_has_the_token_is_answered(
     tls = ("--tls-cert", certificate, "--tls-key", key)
     with serving(tmp_path, *options, *tls, *PATIENT, inside=own.inside) as server:
         ports = listening_ports(server.process.pid)
-        assert reached(stranger, own, ports) == {server.port}
-        url, trusted = f"wss://{own.address}:{server.port}", str(certificate)
-        assert stranger.asked(ASKS, url, trusted, token) > UNAUTHORIZED
-        assert stranger.asked(ASKS, url, trusted, "") == UNAUTHORIZED
-        assert stranger.asked(ASKS, url, trusted, secrets.token_urlsafe(24)) == UNAUTHORIZED
-        plain = url.replace("wss", "ws", 1)
-        assert stranger.asked(ASKS, plain, "", token) in ("InvalidMessage", "ConnectionResetError")
+        assert reached(stranger, ports, own.address) == {(own.address, server.port)}
+        trusted = (f"wss://{own.address}:{server.port}", str(certificate))
+        plain = (f"ws://{own.address}:{server.port}", "")
+        asked = [(*trusted, token), (*trusted, ""), (*trusted, secrets.token_urlsafe(24))]
+        well, *refused, unencrypted = stranger.asked(ASKS, *chain(*asked, (*plain, token)))
+        assert well > UNAUTHORIZED
+        assert refused == [UNAUTHORIZED, UNAUTHORIZED]
+        assert unencrypted in ("InvalidMessage", "ConnectionResetError")

@@ -10,6 +10,7 @@ import ssl
 import struct
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from statistics import median
 
@@ -26,6 +27,8 @@ from .conftest import SEED, Local, Robot, openpi, wait_until
 HANDSHAKE_S, TIMEOUT_S = 2.0, 1.0
 """Of the server under test: for opening a connection, which takes a busy machine a while, and for
 messages and answers."""
+FLOOD_S = 0.5
+"""Long enough for a server that reads it to take hundreds of megabytes."""
 MESSAGE_BYTES = 2**20
 HEAD = (
     b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -53,8 +56,21 @@ def running_robot(served: Served, local: Local) -> Iterator[Robot]:
     found.stop()
 
 
+Slow = dict[str, Future[bytes]]
+
+
+@pytest.fixture(scope="module")
+def slow(served: Served) -> Iterator[Slow]:
+    """Clients that are slow from the first test on: what each got until it was cut."""
+    with ThreadPoolExecutor() as pool:
+        yield {
+            act.__name__: pool.submit(act, served)
+            for act in (_handshake_bytewise, _message_bytewise, _ping_without_end)
+        }
+
+
 @pytest.fixture(autouse=True)
-def robot(running_robot: Robot, served: Served) -> Iterator[None]:
+def robot(running_robot: Robot, served: Served, slow: Slow) -> Iterator[None]:
     """Every test ends with a robot that still works, and a log without tracebacks."""
     running_robot.check(1)
     yield
@@ -179,10 +195,20 @@ def test_health_needs_nothing(served: Served) -> None:
     assert served.health() == (200, "OK\n")
 
 
-def test_a_handshake_of_one_byte_per_second_is_cut(served: Served) -> None:
-    with counted(served, "incomplete", "handshakes_refused"), _raw(served) as one:
+def test_a_handshake_of_ten_bytes_per_second_is_cut(served: Served, slow: Slow) -> None:
+    slow["_handshake_bytewise"].result()
+    _counted_since_the_start(served, "incomplete", "handshakes_refused")
+
+
+def _handshake_bytewise(served: Served) -> bytes:
+    with _raw(served) as one:
         assert _sent_bytewise(one, HEAD) < len(HEAD)
-        _rest(one)
+        return _rest(one)
+
+
+def _counted_since_the_start(served: Served, kind: str, of: str, least: int = 1) -> None:
+    name = f'flux_serve_{of}_total{{kind="{kind}"}}'
+    wait_until(lambda: served.metrics().get(name, 0.0) >= least, name)
 
 
 def _sent_bytewise(one: socket.socket, data: bytes) -> int:
@@ -199,16 +225,24 @@ def _sent_bytewise(one: socket.socket, data: bytes) -> int:
 # Messages.
 
 
-def test_a_message_of_one_byte_per_second_is_cut(served: Served) -> None:
-    with counted(served, "slow_sender", "connections_cut"), _opened(served) as one:
+def test_a_message_of_ten_bytes_per_second_is_cut_and_a_ping_that_never_ends_too(
+    served: Served, slow: Slow
+) -> None:
+    assert b"a message took longer than 1 s" in slow["_message_bytewise"].result()
+    assert b"a message took longer than 1 s" in slow["_ping_without_end"].result()
+    _counted_since_the_start(served, "slow_sender", "connections_cut", least=2)
+
+
+def _message_bytewise(served: Served) -> bytes:
+    with _opened(served) as one:
         _sent_bytewise(one, _frame(_request())[:30])
-        assert b"a message took longer than 1 s" in _rest(one)
+        return _rest(one)
 
 
-def test_a_ping_that_never_ends_is_cut_too(served: Served) -> None:
-    with counted(served, "slow_sender", "connections_cut"), _opened(served) as one:
+def _ping_without_end(served: Served) -> bytes:
+    with _opened(served) as one:
         one.sendall(bytes([0x89, 0x84]))
-        _rest(one)
+        return _rest(one)
 
 
 @pytest.mark.parametrize(
@@ -266,7 +300,7 @@ def test_a_flood_is_not_read_and_costs_the_robot_little(
     running_robot.waits_s.clear()
     with counted(served, "rate", "refusals"), _opened(served) as one:
         one.setblocking(False)
-        sent, until_s = 0, time.monotonic() + 1.0
+        sent, until_s = 0, time.monotonic() + FLOOD_S
         while time.monotonic() < until_s:
             try:
                 sent += one.send(request)
@@ -284,7 +318,10 @@ def test_a_flood_of_pings_and_empty_frames_is_not_read(served: Served) -> None:
     for opcode in (0x89, 0x82):
         with _opened(served) as one, counted(served, "rate", "refusals"):
             one.setblocking(False)
-            frames, until_s = bytes([opcode, 0x80, 0, 0, 0, 0]) * 10_000, time.monotonic() + 0.5
+            frames, until_s = (
+                bytes([opcode, 0x80, 0, 0, 0, 0]) * 10_000,
+                time.monotonic() + FLOOD_S / 2,
+            )
             while time.monotonic() < until_s:
                 try:
                     one.send(frames)

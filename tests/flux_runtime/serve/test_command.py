@@ -21,7 +21,7 @@ from flux_runtime.cli import build_parser, main
 from flux_runtime.serve.options import serve_options_from
 from flux_runtime.wire import pack
 
-from ...serving import SHIPPED, observation, serving, start_server
+from ...serving import SHIPPED, observation, start_server
 from .conftest import openpi, wait_until
 
 UNIT = Path(__file__).resolve().parents[3] / "deploy" / "flux-serve.service"
@@ -85,13 +85,6 @@ def test_no_bundle_is_needed_to_make_a_certificate(
     assert "replaces none" in capsys.readouterr().err
 
 
-def test_insecure_is_loud_and_open(tmp_path: Path) -> None:
-    with serving(tmp_path, "--listen", "0.0.0.0:0", "--insecure") as served:
-        assert not served.report["only_this_machine"]
-        lines = [line for line in served.events() if "INSECURE" in line]
-    assert len(lines) == 2
-
-
 def test_sigterm_answers_what_was_asked_and_ends_well(tmp_path: Path) -> None:
     served = start_server(tmp_path, "--drain-for", 60)
     taken = 'flux_serve_requests_total{protocol="openpi"}'
@@ -119,8 +112,13 @@ def test_sigterm_answers_what_was_asked_and_ends_well(tmp_path: Path) -> None:
     assert "Traceback" not in served.log.read_text()
 
 
-def test_ctrl_c_ends_it_too_while_a_client_does_nothing(tmp_path: Path) -> None:
-    served = start_server(tmp_path, "--drain-for", 2, "--handshake-timeout", 600)
+def test_insecure_is_loud_and_open_and_ctrl_c_ends_it_while_a_client_does_nothing(
+    tmp_path: Path,
+) -> None:
+    insecure = ("--listen", "0.0.0.0:0", "--insecure")
+    served = start_server(tmp_path, *insecure, "--drain-for", 1, "--handshake-timeout", 600)
+    assert not served.report["only_this_machine"]
+    assert len([line for line in served.events() if "INSECURE" in line]) == 2
     with socket.create_connection(("127.0.0.1", served.port)):
         assert served.stop(signal.SIGINT) == 0
 

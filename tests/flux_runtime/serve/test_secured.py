@@ -60,8 +60,26 @@ def running_robot(served: Served, folder: Path, local: Local) -> Iterator[Robot]
     found.stop()
 
 
+@pytest.fixture(scope="module")
+def idle(served: Served, folder: Path) -> Iterator[ClientConnection]:
+    """Has a token, and asks nothing from the first test on."""
+    with _connect(served, folder, f"Bearer {TOKEN}") as connection:
+        OpenPIClient(connection)
+        yield connection
+
+
+@pytest.fixture(scope="module")
+def unfinished(served: Served) -> Iterator[socket.socket]:
+    """Begins a TLS handshake with the first test, and never ends it."""
+    with socket.create_connection(("127.0.0.1", served.port), timeout=30) as one:
+        one.sendall(b"\x16\x03\x01")
+        yield one
+
+
 @pytest.fixture(autouse=True)
-def robot(running_robot: Robot) -> Iterator[None]:
+def robot(
+    running_robot: Robot, idle: ClientConnection, unfinished: socket.socket
+) -> Iterator[None]:
     """A robot gets its answers before, during and after every test."""
     running_robot.check(1)
     yield
@@ -175,23 +193,17 @@ def test_a_client_that_does_not_trust_it_is_counted(served: Served) -> None:
     wait_until(lambda: _count(served, name) == before + 1, name)
 
 
-def test_a_tls_handshake_that_never_ends_is_cut(served: Served) -> None:
-    with socket.create_connection(("127.0.0.1", served.port), timeout=30) as one:
-        one.sendall(b"\x16\x03\x01")
-        with contextlib.suppress(ConnectionResetError):
-            while one.recv(4096):  # a TimeoutError if it is not cut
-                pass
+def test_a_tls_handshake_that_never_ends_is_cut(unfinished: socket.socket) -> None:
+    with contextlib.suppress(ConnectionResetError):
+        while unfinished.recv(4096):  # a TimeoutError if it is not cut
+            pass
 
 
-def test_who_asks_nothing_is_cut_after_a_while(served: Served, folder: Path) -> None:
-    name = 'flux_serve_connections_cut_total{kind="idle"}'
-    before = _count(served, name)
-    with _connect(served, folder, f"Bearer {TOKEN}") as connection:
-        OpenPIClient(connection)
-        with pytest.raises(ConnectionClosed) as error:
-            connection.recv(timeout=30)
+def test_who_asks_nothing_is_cut_after_a_while(served: Served, idle: ClientConnection) -> None:
+    with pytest.raises(ConnectionClosed) as error:
+        idle.recv(timeout=30)
     assert error.value.rcvd is not None and error.value.rcvd.code == 1001
-    assert _count(served, name) == before + 1
+    assert _count(served, 'flux_serve_connections_cut_total{kind="idle"}') == 1
 
 
 def test_a_slow_reader_is_cut(served: Served, folder: Path) -> None:

@@ -68,7 +68,7 @@ SPARE_BYTES = 2 * 2**20
 EXAMPLES: Counter[str] = Counter()
 REFUSED: Counter[str] = Counter()
 
-TEXTS = st.text(st.characters(codec="utf-8"), max_size=8)
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 NUMBERS = st.sampled_from([0, -1, 1, 3, 2**31, 2**32, 2**62, 2**63 - 1, 2**64 - 1, -(2**63)])
 ODD = [float("nan"), float("inf"), -float("inf"), -0.0, 1e31, 1e300, 5e-324]
 SCALARS = (

@@ -12,14 +12,16 @@ before by these stamps, at most the nominal period):
 - sequence and time grow.
 
 Judged as received: no step is larger than three nominal ones, and nothing is accepted after a stop.
-Judged by the arm's clock: gaps between commands, and the time from a fault to rest.
+Judged by the arm's clock: gaps between the commands of a session, that the arm rests between two
+sessions, and the time from a fault to rest.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,8 @@ START_ERROR = 1e-4
 """In joint units: how far the measurement that a session began from may be from the arm's own."""
 SPEED_AT_REST = 0.02
 """In joint units per second; a servo that approaches its command still creeps below this."""
+SETTLING_NS = 300_000_000
+"""What a servo's lag may take after the last command of a session, which was one at rest."""
 LONGEST_GAP = 3
 """Periods after which the arm counts as standing."""
 
@@ -177,6 +181,8 @@ def _violations(log: ArmLog, limits: Limits, max_age_s: float | None) -> Iterato
             yield index, text
         for text in _received(log, before, command, limits):
             yield index, text
+        for text in _between(log, before, command):
+            yield index, text
         motion, texts = _moved(log, motion, before, command, limits)
         for text in texts:
             yield index, text
@@ -205,6 +211,16 @@ def _order(before: Command | None, command: Command) -> Iterator[str]:
 
 def _session(command: Command) -> int:
     return command.stamp.get("session", 0)
+
+
+def _between(log: ArmLog, before: Command | None, command: Command) -> Iterator[str]:
+    """However long it takes from one session to the next, nothing moves the arm meanwhile."""
+    if before is None or _session(before) == _session(command):
+        return
+    first_ns, last_ns = before.arrived_ns + SETTLING_NS, command.arrived_ns
+    speeds = [speed for at_ns, speed in _speeds(log) if first_ns < at_ns <= last_ns]
+    if (fastest := max(speeds, default=0.0)) > SPEED_AT_REST:
+        yield f"follows on a motion of {fastest:.3f} per second between two sessions"
 
 
 def _age(command: Command, max_age_s: float | None) -> Iterator[str]:
@@ -350,29 +366,36 @@ def _step(
     return moved, texts
 
 
-def largest_gap_s(log: ArmLog, *, until_ns: int | None = None) -> float:
-    """The largest time between two commands by the arm's clock, up to a moment."""
-    times = [command.arrived_ns for command in log.commands]
-    times = [at for at in times if until_ns is None or at <= until_ns]
-    return float(np.max(np.diff(times))) * 1e-9 if len(times) > 1 else 0.0
+def largest_gap_s(log: ArmLog) -> float:
+    """The largest time between two commands of a session, by the arm's clock."""
+    return _largest_gap_s(log, lambda command: command.arrived_ns)
 
 
 def largest_stamped_gap_s(log: ArmLog) -> float:
     """The largest time between two commands of a session, by the stamps sent with them."""
-    times = [command.tick_ns for command in log.commands]
-    return float(np.max(np.diff(times))) * 1e-9 if len(times) > 1 else 0.0
+    return _largest_gap_s(log, lambda command: command.tick_ns)
+
+
+def _largest_gap_s(log: ArmLog, time_ns: Callable[[Command], int]) -> float:
+    gaps_ns = (
+        time_ns(command) - time_ns(before)
+        for before, command in pairwise(log.commands)
+        if _session(before) == _session(command)
+    )
+    return max(gaps_ns, default=0) * 1e-9
 
 
 def time_to_rest_s(log: ArmLog, since_ns: int) -> float:
     """How long after a moment the arm's joints last moved faster than at rest."""
-    last_ns = since_ns
-    for (before_ns, before), (at_ns, position) in zip(
-        log.positions, log.positions[1:], strict=False
-    ):
+    fast_ns = (at for at, speed in _speeds(log) if at > since_ns and speed > SPEED_AT_REST)
+    return (max(fast_ns, default=since_ns) - since_ns) * 1e-9
+
+
+def _speeds(log: ArmLog) -> Iterator[tuple[int, float]]:
+    """The speed of the fastest joint, and when it was measured."""
+    for (before_ns, before), (at_ns, position) in pairwise(log.positions):
         speed = np.abs(position - before) / max((at_ns - before_ns) * 1e-9, 1e-3)
-        if at_ns > since_ns and (speed > SPEED_AT_REST).any():
-            last_ns = at_ns
-    return (last_ns - since_ns) * 1e-9
+        yield at_ns, float(np.max(speed))
 
 
 def worst(log: ArmLog, limits: Limits) -> dict[str, float]:
