@@ -51,6 +51,14 @@ CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "fp32": (dict(precision="fp32"), {}),
     "int8": (dict(precision="int8"), {}),
     "ConvBackbone": ({}, dict(vision_backbone=dict(type="ConvBackbone"))),
+    "TransformersVisionBackbone": (
+        {},
+        dict(vision_backbone=dict(type="TransformersVisionBackbone")),
+    ),
+    "num_channels": (
+        {},
+        dict(vision_backbone=dict(type="SigLIPViTBackbone", vision_config=dict(num_channels=1))),
+    ),
     "action_smoothing": ({}, dict(action_smoothing=2.0)),
     "actions_per_token": ({}, dict(actions_per_token=2)),
     "head_dim": ({}, dict(llm_expert=dict(head_dim=48))),
