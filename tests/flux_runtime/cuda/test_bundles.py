@@ -11,7 +11,6 @@ import pytest
 from flux_core.bundle import Bundle
 from flux_runtime.cuda.support import refusal
 
-
 CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "gr00t": (dict(model="gr00t"), {}),
     "fp32": (dict(precision="fp32"), {}),
