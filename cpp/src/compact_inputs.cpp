@@ -76,19 +76,20 @@ void CompactInputs::check_memory() const {
   require_layout(info("image_masks"), DType::kBool, 2);
   require_layout(info("lang_tokens"), DType::kInt64, 2);
   require_layout(info("lang_masks"), DType::kBool, 2);
-  const bool has_state = !block_.state.empty();
-  if (infos_.size() != (has_state ? 5U : 4U)) {
+  // A bundle has the state among its inputs even if its network reads it in the prompt.
+  const bool has_state = std::ranges::find(infos_, "state", &TensorInfo::name) != infos_.end();
+  const bool reads_state = !block_.state.empty();
+  if (infos_.size() != (has_state ? 5U : 4U) || (reads_state && !has_state)) {
     std::string names;
     for (const TensorInfo& i : infos_) names += (names.empty() ? "" : ", ") + i.name;
-    throw std::invalid_argument(expected_got(
-        "inputs",
-        std::string("images, image_masks, lang_tokens, lang_masks") + (has_state ? ", state" : ""),
-        names));
+    throw std::invalid_argument(
+        expected_got("inputs",
+                     std::string("images, image_masks, lang_tokens, lang_masks") +
+                         (reads_state ? ", state" : " and perhaps state"),
+                     names));
   }
-  if (has_state) {
-    require_layout(info("state"), DType::kFloat32, 2);
-    require_bytes("state", info("state").num_bytes(), block_.state.size());
-  }
+  if (has_state) require_layout(info("state"), DType::kFloat32, 2);
+  if (reads_state) require_bytes("state", info("state").num_bytes(), block_.state.size());
   if (info("image_masks").shape[1] != info("images").shape[1] ||
       info("lang_masks").shape[1] != info("lang_tokens").shape[1]) {
     throw std::invalid_argument(

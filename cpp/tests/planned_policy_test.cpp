@@ -1,7 +1,9 @@
 // A policy of a plan's graphs, on the fake card: which graph, with which inputs, and what becomes
 // of a late answer.
+#include <algorithm>
 #include <atomic>
 #include <thread>
+#include <utility>
 
 #include "allocations.hpp"
 #include "card_rig.hpp"
@@ -150,9 +152,9 @@ void memory_that_does_not_fit_the_inputs_is_refused_by_name() {
   CHECK_EQUAL(message([](InputBlock&, Infos&, Variants&) {}), "");
   CHECK_EQUAL(message([](InputBlock& b, Infos&, Variants&) { b.images = b.images.first(24); }),
               "input images of the plan: expected 36 bytes, got 24");
-  CHECK_EQUAL(message([](InputBlock& b, Infos&, Variants&) { b.state = {}; }),
-              "inputs: expected images, image_masks, lang_tokens, lang_masks, got images, "
-              "image_masks, lang_tokens, lang_masks, state");
+  CHECK_EQUAL(message([](InputBlock&, Infos& i, Variants&) { i.pop_back(); }),
+              "inputs: expected images, image_masks, lang_tokens, lang_masks, state, got images, "
+              "image_masks, lang_tokens, lang_masks");
   CHECK_CONTAINS(message([](InputBlock& b, Infos&, Variants&) { b.known = b.known.first(4); }),
                  "input known of the plan: expected 48 bytes, got 4");
   CHECK_CONTAINS(message([](InputBlock&, Infos& i, Variants&) { i[2].dtype = DType::kInt32; }),
@@ -165,6 +167,31 @@ void memory_that_does_not_fit_the_inputs_is_refused_by_name() {
   CHECK_CONTAINS(message([](InputBlock&, Infos&, Variants& v) { v.clear(); }), "variants: ");
   CHECK_CONTAINS(message([](InputBlock&, Infos&, Variants& v) { v[0].exec = nullptr; }),
                  "variants: ");
+}
+
+// The network of a pi0.5 reads it in the prompt; its bundle has it among the inputs all the same.
+void a_state_that_no_plan_reads_is_not_copied() {
+  CardRig card;
+  const auto player = toy::player();
+  const std::vector<PlanVariant> variants{{3, 8, toy::capture(*player, 3, 8)}};
+  InputBlock block = toy::block(*player);
+  const std::vector<std::byte> before(block.state.begin(), block.state.end());
+  const std::span<std::byte> state = std::exchange(block.state, {});
+  toy::Call call;
+  CompactInputs inputs(toy::infos(), block, variants, toy::kVocabulary, toy::kDim);
+  CHECK(inputs.write(call.views(), call.noise, nullptr) == variants[0].exec);
+  CHECK(std::ranges::equal(state, before));
+
+  std::vector<TensorInfo> infos = toy::infos();
+  infos.back().name = "other";
+  const auto message = message_of<std::invalid_argument>(
+      [&] { CompactInputs with(infos, block, variants, toy::kVocabulary, toy::kDim); });
+  CHECK_EQUAL(
+      message,
+      "inputs: expected images, image_masks, lang_tokens, lang_masks and perhaps state, got "
+      "images, image_masks, lang_tokens, lang_masks, other");
+  infos.pop_back();
+  CompactInputs without(infos, block, variants, toy::kVocabulary, toy::kDim);
 }
 
 void a_fault_of_the_card_names_call_and_code() {
@@ -251,6 +278,7 @@ std::vector<Case> planned_policy_cases() {
        a_missing_variant_is_reported_with_the_numbers_of_cameras_that_exist},
       {"memory that does not fit the inputs is refused by name",
        memory_that_does_not_fit_the_inputs_is_refused_by_name},
+      {"a state that no plan reads is not copied", a_state_that_no_plan_reads_is_not_copied},
       {"a fault of the card names call and code", a_fault_of_the_card_names_call_and_code},
       {"the policy keeps the card and gives it back", the_policy_keeps_the_card_and_gives_it_back},
       {"a late answer is dropped", a_late_answer_is_dropped},

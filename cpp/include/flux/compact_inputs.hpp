@@ -37,7 +37,7 @@ class CompactInputs final : public CapturedInputs {
  public:
   // Args:
   //   infos: of images (1, C, h, w, 3), image_masks (1, C), lang_tokens and lang_masks (1, L), and
-  //     of state (1, S) if there is memory for it.
+  //     of state (1, S), which is not read if there is no memory for it.
   //   vocabulary_size: a token's number is below it.
   //
   // Throws std::invalid_argument, naming the tensor, if the memory does not fit the inputs, or if

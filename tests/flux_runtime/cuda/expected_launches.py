@@ -16,6 +16,15 @@ ALIGNMENT = 256
 
 def offsets_of(program: Program) -> dict[str, int]:
     """Where each buffer should be: inputs first, images last among them, 256 bytes apart."""
+    return _layout(program)[0]
+
+
+def memory_bytes_of(program: Program) -> int:
+    """The size of the memory that holds all buffers."""
+    return _layout(program)[1]
+
+
+def _layout(program: Program) -> tuple[dict[str, int], int]:
     sizes: dict[str, tuple[bool, int]] = {}
     for plan in program.plans.values():
         for name, buffer in plan.buffers.items():
@@ -28,7 +37,7 @@ def offsets_of(program: Program) -> dict[str, int]:
     for name in (*inputs, "images", *others):
         offsets[name] = end
         end += -(-sizes[name][1] // ALIGNMENT) * ALIGNMENT
-    return offsets
+    return offsets, end
 
 
 def expected_launch(
@@ -58,7 +67,8 @@ def expected_launch(
 
 def assert_launches_are_those_of_the_plans(card: FakeCard, program: Program) -> None:
     """Compares the whole log of launches."""
-    base, _ = card.memory
+    base, size = card.memory
+    assert size == memory_bytes_of(program)
     expected = [
         expected_launch(program, plan, launch, base, is_captured=is_captured)
         for plan in program.plans.values()

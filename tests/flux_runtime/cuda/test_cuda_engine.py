@@ -108,6 +108,10 @@ def test_auto_chooses_it_for_a_bundle_that_it_runs(kernels: list[str]) -> None:
     [
         (bundle_of("gr00t"), "it runs pi0 and pi05, not gr00t"),
         (bundle_of(vision_backbone={"type": "ConvBackbone"}), "not ConvBackbone"),
+        (
+            bundle_of(vision_backbone={"type": "TransformersVisionBackbone"}),
+            "not TransformersVisionBackbone",
+        ),
         (bundle_of(precision="fp32"), "it runs bundles in bf16"),
         (bundle_of(action_smoothing=0.2), "action_smoothing"),
     ],
@@ -121,6 +125,29 @@ def test_another_bundle_is_refused_by_name_and_auto_moves_on(
     choice = choose_engine("auto", "fp32", bundle)
     assert choice.name != "cuda"
     assert "; not cuda: " in choice.reason and why in choice.reason
+
+
+@pytest.mark.parametrize(
+    ("rtc", "is_chosen"),
+    [
+        ({"method": "guidance"}, False),
+        ({"method": "guidance", "enabled": False}, True),
+        ({"method": "prefix"}, True),
+        ({}, True),
+        (None, True),
+    ],
+)
+def test_auto_moves_on_where_chunks_are_guided(
+    kernels: list[str], rtc: dict[str, Any] | None, is_chosen: bool
+) -> None:
+    """A run without real-time chunking may still ask for `cuda` by name."""
+    bundle = bundle_of()
+    bundle.config["inference"] = {"rtc_config": rtc}
+    assert choose_engine("cuda", "bf16", bundle).name == "cuda"
+    choice = choose_engine("auto", "fp32", bundle)
+    assert (choice.name == "cuda") == is_chosen
+    why = "; not cuda: it runs real-time chunking with method prefix, not guidance"
+    assert choice.reason.endswith(why) == (not is_chosen)
 
 
 def test_auto_moves_on_where_kernels_are_missing(h200: None) -> None:

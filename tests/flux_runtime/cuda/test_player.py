@@ -15,7 +15,7 @@ from flux_core.errors import MissingDependencyError
 from flux_runtime.cuda.player import Program, merged_buffers, play
 from flux_runtime.cuda.recipes import as_bfloat16
 
-from .expected_launches import assert_launches_are_those_of_the_plans, offsets_of
+from .expected_launches import assert_launches_are_those_of_the_plans, memory_bytes_of, offsets_of
 from .fake_card import FakeCard, array_at
 from .toy_program import (
     CAMERAS,
@@ -142,7 +142,7 @@ def test_constants_are_computed_and_uploaded_one_after_the_other(
     policy = opened(card, program, core)
     assert uploads == [0, 1]
     (base, size), offsets = card.memory, offsets_of(program)
-    assert size == base + size - base
+    assert size == memory_bytes_of(program) == 12 * 256  # no buffer is larger
     weight = array_at(base + offsets["weight"], np.uint16, 1, DIM)
     np.testing.assert_array_equal(weight, as_bfloat16(WEIGHTS["weight"]))
     offset = array_at(base + offsets["offset"], np.float32, 1)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from flux_runtime.cuda.architectures import ARCHITECTURES, Architecture
 from flux_runtime.cuda.cubins import Cubin, Specialisation
 from flux_runtime.cuda.cubins.specialisation import Parameter
 from flux_runtime.cuda.plan import Buffer, Launch, LaunchPlan, Pointer
@@ -106,6 +107,11 @@ class FakeCubins:
     shared_bytes: Mapping[str, int] = field(default_factory=dict)
     content: Mapping[str, bytes] = field(default_factory=dict)
     made: dict[str, Specialisation] = field(default_factory=dict)
+
+    @property
+    def architecture(self) -> Architecture:
+        """As a real store says it."""
+        return ARCHITECTURES[self.arch]
 
     def cubin(self, wanted: Specialisation) -> Cubin:
         """Writes the file that a real store has."""

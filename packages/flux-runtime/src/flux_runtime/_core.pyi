@@ -332,7 +332,7 @@ class CudaPlayer:
 
         Args:
             inputs: name -> (numpy type name, shape): images (1, C, h, w, 3), image_masks (1, C),
-                lang_tokens and lang_masks (1, L), and state (1, S) if the plan has one.
+                lang_tokens and lang_masks (1, L), and state (1, S), which not every plan reads.
             action_shape: (H, N).
             vocabulary_size: a token's number is below it.
 

@@ -22,6 +22,19 @@ def refusal(bundle: DescribedBundle) -> str:
     return next(_reasons(bundle.manifest.model, bundle.manifest.precision, model), "")
 
 
+def refusal_of_guidance(bundle: DescribedBundle) -> str:
+    """Returns why `auto` prefers another engine for a bundle's `rtc_config`; '' if it does not.
+
+    Guidance needs the velocity between the steps, which a captured inference does not give. A run
+    without real-time chunking does not need it either, so `refusal` does not ask for it.
+    """
+    section = cast("Mapping[str, Any]", bundle.config.get("inference") or {})
+    rtc = cast("Mapping[str, Any]", section.get("rtc_config") or {})
+    if rtc.get("enabled", True) and rtc.get("method") == "guidance":
+        return "it runs real-time chunking with method prefix, not guidance"
+    return ""
+
+
 def _reasons(kind: str, precision: str, model: Mapping[str, Any]) -> Iterator[str]:
     if kind not in MODELS:
         yield f"it runs {' and '.join(MODELS)}, not {kind}"
@@ -29,7 +42,7 @@ def _reasons(kind: str, precision: str, model: Mapping[str, Any]) -> Iterator[st
     if (backbone := vision.get("type", VISION_BACKBONE)) != VISION_BACKBONE:
         yield f"it runs the vision backbone {VISION_BACKBONE}, not {backbone}"
     if (channels := (vision.get("vision_config") or {}).get("num_channels", 3)) != 3:
-        yield f"it runs vision backbones with 3 channels, not {channels}"
+        yield f"it runs vision backbones with 3 channels (num_channels), not {channels}"
     if precision != PRECISION:
         yield f"it runs bundles in {PRECISION} (flux-export --precision bf16), not {precision}"
     if smoothing := model.get("action_smoothing", 0.0):

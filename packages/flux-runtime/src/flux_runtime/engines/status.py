@@ -173,7 +173,11 @@ def _choose_for(precision: str, bundle: DescribedBundle | None) -> EngineChoice:
     why_not = ""
     if bundle is not None and nvidia.has_card():
         status = engine_status("cuda")
-        why_not = _cuda_refusal(bundle) or ("" if status.ok else status.found)
+        why_not = (
+            _cuda_refusal(bundle)
+            or _guidance_refusal(bundle)
+            or ("" if status.ok else status.found)
+        )
         if not why_not:
             return EngineChoice(name="cuda", reason=f"auto: {status.found}")
         why_not = f"; not cuda: {why_not}"
@@ -193,6 +197,12 @@ def _cuda_refusal(bundle: DescribedBundle) -> str:
     from ..cuda.support import refusal
 
     return refusal(bundle)
+
+
+def _guidance_refusal(bundle: DescribedBundle) -> str:
+    from ..cuda.support import refusal_of_guidance
+
+    return refusal_of_guidance(bundle)
 
 
 def require_engine(name: EngineName) -> None:
