@@ -113,7 +113,7 @@ def test_reading_blocks_sees_marks_lines_and_commands() -> None:
         ("make demoo", "no target 'demoo'"),
         ("flux-datta info", "no command 'flux-datta'"),
         ("flux-data view DIR --outt page.html", "flux-data view has no option --outt"),
-        ("flux-data demo aloha-sim --task 3", "flux-data demo aloha-sim has no option --task"),
+        ("flux-data demo aloha-sim --tusk 3", "flux-data demo aloha-sim has no option --tusk"),
         ("flux-train configs/none.py work", "no file configs/none.py"),
         ("flux-train report WORK --cfg-options a=1", "flux-train report has no option --cfg-opt"),
         ("python benchmarks/none.py", "no file benchmarks/none.py"),

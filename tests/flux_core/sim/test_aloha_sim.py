@@ -46,9 +46,9 @@ def stock(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def scripted_actions(seed: int) -> np.ndarray:
-    from flux_data.demo.transfer_cube import plan_actions
+    from flux_data.demo.transfer_cube import TRANSFER_CUBE
 
-    return plan_actions(AlohaSim(), seed, 1.5)
+    return TRANSFER_CUBE.plan(AlohaSim(), seed, 1.5)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 1234])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .aloha import START_ARM_RAD, AlohaSim, sample_cube_position
 from .aloha_arms import AlohaArms
-from .aloha_insertion import AlohaInsertionSim
+from .aloha_insertion import AlohaInsertionSim, sample_insertion_positions
 from .libero import IMAGE_SIZE as LIBERO_IMAGE_SIZE
 from .libero import MAX_STEPS as LIBERO_MAX_STEPS
 from .libero import LiberoSim, LiberoTask, libero_tasks
@@ -24,4 +24,5 @@ __all__ = [
     "import_mujoco",
     "libero_tasks",
     "sample_cube_position",
+    "sample_insertion_positions",
 ]

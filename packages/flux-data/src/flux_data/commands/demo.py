@@ -15,10 +15,16 @@ from flux_core.command_line import add_command, print_json
 from flux_core.errors import UsageError
 
 ALOHA_EXAMPLE = "  flux-data demo aloha-sim --episodes 50 --out data/demonstrations"
+INSERTION_EXAMPLE = (
+    "  flux-data demo aloha-sim --task insertion --episodes 150 --out data/insertion"
+)
 LIBERO_EXAMPLE = "  .venv-libero/bin/flux-data demo libero-object --task 0 --out data/soup"
 
 SLOWEST, FASTEST = 0.01, 100.0
 """Speeds of the script with episodes of 30,000 steps, and of 3."""
+
+ALOHA_TASKS = ("transfer-cube", "insertion")
+BOTH = "both"
 
 Commands = argparse._SubParsersAction
 
@@ -30,7 +36,7 @@ def add_demo_command(commands: Commands[argparse.ArgumentParser]) -> None:
         "demo",
         help=text,
         description=text,
-        epilog=f"example:\n{ALOHA_EXAMPLE}\n{LIBERO_EXAMPLE}",
+        epilog=f"example:\n{ALOHA_EXAMPLE}\n{INSERTION_EXAMPLE}\n{LIBERO_EXAMPLE}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -43,10 +49,22 @@ def _add_aloha_sim(what: Commands[argparse.ArgumentParser]) -> None:
     aloha = add_command(
         what,
         "aloha-sim",
-        "Record the simulated ALOHA passing a cube from hand to hand, with three cameras.",
-        ALOHA_EXAMPLE,
+        "Record the simulated ALOHA at one of its tasks, with three cameras.",
+        f"{ALOHA_EXAMPLE}\n{INSERTION_EXAMPLE}",
     )
-    _add_shared(aloha, workers=os.cpu_count() or 1, noise=0.008, noise_of="joint noise, rad")
+    aloha.add_argument(
+        "--task",
+        choices=(*ALOHA_TASKS, BOTH),
+        default=ALOHA_TASKS[0],
+        help="pass a cube from hand to hand, put a peg into a socket, or the two in turn "
+        f"({ALOHA_TASKS[0]})",
+    )
+    _add_shared(
+        aloha,
+        workers=os.cpu_count() or 1,
+        noise=None,
+        noise_of="joint noise, rad (each script's own)",
+    )
     aloha.add_argument("--speed", type=float, default=1.5, help="1 is unhurried (1.5)")
     aloha.add_argument("--size", default="192x256", help="image HEIGHTxWIDTH (192x256)")
     aloha.set_defaults(handler=run_aloha_sim)
@@ -71,7 +89,7 @@ def _add_libero_object(what: Commands[argparse.ArgumentParser]) -> None:
 
 
 def _add_shared(
-    parser: argparse.ArgumentParser, *, workers: int, noise: float, noise_of: str
+    parser: argparse.ArgumentParser, *, workers: int, noise: float | None, noise_of: str
 ) -> None:
     add = parser.add_argument
     add("--out", type=Path, required=True, help="a new directory")
@@ -92,6 +110,7 @@ def run_aloha_sim(args: argparse.Namespace) -> None:
     facts = generate(
         DemoSettings(
             out=args.out,
+            tasks=ALOHA_TASKS if args.task == BOTH else (args.task,),
             episodes=args.episodes,
             seed=args.seed,
             workers=args.workers,
@@ -137,6 +156,8 @@ def _check_options(args: argparse.Namespace) -> None:
     """Refuses the first option with an invalid number."""
     for option, least in (("episodes", 1), ("workers", 1), ("seed", 0), ("noise", 0)):
         value = getattr(args, option)
+        if value is None:  # each script's own
+            continue
         if not value >= least:
             raise UsageError(f"--{option}: expected at least {least}, got {value}")
         if value == math.inf:

@@ -20,11 +20,15 @@ from rich.progress import Progress
 from flux_core import __version__
 from flux_core.errors import DataError
 from flux_core.robots import robot_spec
-from flux_core.sim import AlohaSim
+from flux_core.sim import AlohaArms
 
 from ..lerobot.recorder import EpisodeRecorder, robot_features, video_key
 from ..lerobot.writer import Episode, WriterV21, check_new, write_json
-from .transfer_cube import TASK, ScriptResult, execute, run_script
+from .aloha_script import AlohaScript, ScriptResult
+from .insertion import INSERTION
+from .transfer_cube import TRANSFER_CUBE
+
+SCRIPTS = {script.name: script for script in (TRANSFER_CUBE, INSERTION)}
 
 MAX_FAILURE_SHARE = 0.5
 """A script with a higher failure rate is broken, not unlucky."""
@@ -38,99 +42,130 @@ class DemoSettings:
 
     Attributes:
         out: a new or empty directory.
-        episodes: number of successful episodes to record.
-        seed: seed of the first attempt; each further attempt uses the next number.
+        tasks: names among `SCRIPTS`.
+        episodes: number of successful episodes to record, of each task.
+        seed: seed of each task's first attempt; each further attempt uses the next number.
         workers: number of processes.
         speed: speed of the script; 1 is unhurried.
-        noise: noise of the executed commands, rad; the recorded ones have none.
+        noise: noise of the executed commands, rad; the recorded ones have none. None: each
+            script's own.
         height: height of the images in pixels, even.
         width: width of the images in pixels, even.
     """
 
     out: Path
+    tasks: tuple[str, ...]
     episodes: int
     seed: int
     workers: int
     speed: float
-    noise: float
+    noise: float | None
     height: int
     width: int
+
+    def noise_of(self, script: AlohaScript) -> float:
+        """Returns the noise that `script` is played with, rad."""
+        return script.noise_rad if self.noise is None else self.noise
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedEpisode:
-    """A seed with which the script succeeds, and the folder for its videos."""
+    """A seed with which a task's script succeeds, and the folder for its videos."""
 
+    task: str
     seed: int
     folder: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskPlan:
+    """The episodes to record of one task, and how many attempts found them."""
+
+    task: str
+    episodes: list[PlannedEpisode]
+    attempts: int
 
 
 def generate(settings: DemoSettings) -> dict[str, Any]:
     """Writes the dataset and returns the content of its `meta/demo.json`.
 
-    The same settings write the same dataset, whatever the number of workers.
+    Episodes of several tasks alternate. The same settings write the same dataset, whatever the
+    number of workers.
 
     Raises:
         UsageError: `out` is not a new or empty directory.
-        DataError: the script fails too often at this speed and noise.
+        DataError: a script fails too often at this speed and noise.
     """
     check_new(settings.out)
-    AlohaSim(cameras=()).close()  # reports a missing dependency once, not in every worker
+    for name in settings.tasks:  # reports a missing dependency once, not in every worker
+        SCRIPTS[name].simulator(cameras=()).close()
     spec = robot_spec("aloha-sim")
     settings.out.parent.mkdir(parents=True, exist_ok=True)
     features = robot_features(spec, settings.height, settings.width)
     writer = WriterV21(settings.out, fps=spec.control_hz, robot_type=spec.name, features=features)
-    workers = min(settings.workers, settings.episodes)
+    workers = min(settings.workers, settings.episodes * len(settings.tasks))
     context = multiprocessing.get_context("spawn")
     with writer, context.Pool(workers, ignore_interrupt) as pool, new_progress() as progress:
-        planned, attempts = plan_episodes(settings, writer, pool, progress)
+        plans = [plan_episodes(settings, name, writer, pool, progress) for name in settings.tasks]
+        planned = [
+            episode for turn in zip(*(p.episodes for p in plans), strict=True) for episode in turn
+        ]
         recorded = pool.imap(_record, [(settings, episode) for episode in planned])
         for episode in progress.track(recorded, len(planned), description="recording episodes"):
             writer.add(episode)
-        facts = _facts(settings, planned, attempts)
+        facts = _facts(settings, plans)
         write_json(writer.folder / "meta" / "demo.json", facts)
     return facts
 
 
 def plan_episodes(
-    settings: DemoSettings, writer: WriterV21, pool: Pool, progress: Progress
-) -> tuple[list[PlannedEpisode], int]:
-    """Finds the first `episodes` seeds that succeed; returns them and the number of attempts."""
+    settings: DemoSettings, task: str, writer: WriterV21, pool: Pool, progress: Progress
+) -> TaskPlan:
+    """Finds the task's first `episodes` seeds that succeed."""
     planned: list[PlannedEpisode] = []
     attempts = 0
-    bar = progress.add_task("looking for seeds", total=settings.episodes)
-    for seed, result in _attempts(settings, pool):
+    bar = progress.add_task(f"looking for seeds: {task}", total=settings.episodes)
+    for seed, result in _attempts(settings, task, pool):
         attempts += 1
         if result.is_success:
             progress.advance(bar)
-            folder = writer.staging(f"seed_{seed}")
-            planned.append(PlannedEpisode(seed=seed, folder=folder))
+            folder = writer.staging(f"{task}_{seed}")
+            planned.append(PlannedEpisode(task=task, seed=seed, folder=folder))
         elif attempts >= MIN_ATTEMPTS and len(planned) < (1 - MAX_FAILURE_SHARE) * attempts:
+            noise = settings.noise_of(SCRIPTS[task])
             raise DataError(
-                f"demo aloha-sim: only {len(planned)} of {attempts} scripted episodes succeed "
-                f"at --speed {settings.speed:g} --noise {settings.noise:g}. Lower these values"
+                f"demo aloha-sim: only {len(planned)} of {attempts} scripted episodes of {task} "
+                f"succeed at --speed {settings.speed:g} --noise {noise:g}. Lower these values"
             )
         if len(planned) == settings.episodes:
             break
-    return planned, attempts
+    return TaskPlan(task=task, episodes=planned, attempts=attempts)
 
 
-def _attempts(settings: DemoSettings, pool: Pool) -> Iterator[tuple[int, ScriptResult]]:
+def _attempts(settings: DemoSettings, task: str, pool: Pool) -> Iterator[tuple[int, ScriptResult]]:
     """Plays the script on one seed after another, in endless batches."""
     first, batch = settings.seed, max(settings.workers, settings.episodes)
     while True:
-        jobs = [(settings, seed) for seed in range(first, first + batch)]
+        jobs = [(settings, task, seed) for seed in range(first, first + batch)]
         yield from zip(range(first, first + batch), pool.imap(_attempt, jobs), strict=True)
         first, batch = first + batch, settings.workers
 
 
-def _facts(settings: DemoSettings, planned: list[PlannedEpisode], attempts: int) -> dict[str, Any]:
+def _facts(settings: DemoSettings, plans: list[TaskPlan]) -> dict[str, Any]:
+    by_task = {
+        plan.task: {
+            "attempts": plan.attempts,
+            "successes": len(plan.episodes),
+            "seeds": [episode.seed for episode in plan.episodes],
+            "noise": settings.noise_of(SCRIPTS[plan.task]),
+        }
+        for plan in plans
+    }
     return {
-        "attempts": attempts,
-        "successes": len(planned),
-        "seeds": [episode.seed for episode in planned],
+        "attempts": sum(plan.attempts for plan in plans),
+        "successes": sum(len(plan.episodes) for plan in plans),
+        "tasks": by_task,
         "speed": settings.speed,
-        "noise": settings.noise,
         "flux": __version__,
     }
 
@@ -145,35 +180,38 @@ def ignore_interrupt() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-_sims: dict[tuple[int, int], AlohaSim] = {}
-"""The simulators of this worker process, by image size."""
+_sims: dict[tuple[str, int, int], AlohaArms] = {}
+"""The simulators of this worker process, by task and image size."""
 
 
-def _worker_sim(settings: DemoSettings) -> AlohaSim:
-    size = (settings.height, settings.width)
-    if size not in _sims:
-        _sims[size] = AlohaSim(height=settings.height, width=settings.width)
-    return _sims[size]
+def _worker_sim(settings: DemoSettings, script: AlohaScript) -> AlohaArms:
+    key = (script.name, settings.height, settings.width)
+    if key not in _sims:
+        _sims[key] = script.simulator(height=settings.height, width=settings.width)
+    return _sims[key]
 
 
-def _attempt(job: tuple[DemoSettings, int]) -> ScriptResult:
+def _attempt(job: tuple[DemoSettings, str, int]) -> ScriptResult:
     """Plays one seed without images."""
-    settings, seed = job
-    return run_script(seed, settings.speed, settings.noise, _worker_sim(settings))
+    settings, task, seed = job
+    script = SCRIPTS[task]
+    noise = settings.noise_of(script)
+    return script.run(_worker_sim(settings, script), seed, settings.speed, noise)
 
 
 def _record(job: tuple[DemoSettings, PlannedEpisode]) -> Episode:
     """Renders one episode."""
     settings, episode = job
-    sim, spec = _worker_sim(settings), robot_spec("aloha-sim")
+    script, spec = SCRIPTS[episode.task], robot_spec("aloha-sim")
+    sim, noise = _worker_sim(settings, script), settings.noise_of(script)
     features = robot_features(spec, settings.height, settings.width)
     with EpisodeRecorder(episode.folder, spec.control_hz, features) as recorder:
-        for action in execute(sim, episode.seed, settings.speed, settings.noise):
+        for action in script.execute(sim, episode.seed, settings.speed, noise):
             images = {video_key(camera): image for camera, image in sim.render().items()}
             recorder.add({"observation.state": sim.state(), "action": action, **images})
-        if not sim.stages()["held_by_left_only"]:
+        if not script.is_done(sim):
             raise DataError(
-                f"seed {episode.seed}: expected the success that it had without rendering, got a "
-                "failure. The simulation is not deterministic here"
+                f"{episode.task}, seed {episode.seed}: expected the success that it had without "
+                "rendering, got a failure. The simulation is not deterministic here"
             )
-        return recorder.close(TASK, seed=episode.seed)
+        return recorder.close(script.words, seed=episode.seed)

@@ -1,0 +1,121 @@
+"""A scripted policy for the ALOHA insertion task: the peg into the socket, without a pause.
+
+Both arms do the same at the same time: they come down while their jaws close, pick up, and meet.
+The left one then holds the socket still while the right one pushes the peg in.
+
+What to do next must follow from what can be seen, or a policy that learns from this cannot know how
+long it has waited already. So the jaws close on the way down, touch when the arm turns, and are
+closed on the way up. The fingers press on the table meanwhile, which makes the height of the grasp
+independent of the arm's errors: the peg misses the hole if it is 8 mm too high or too low.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flux_core.sim import AlohaArms, AlohaInsertionSim, sample_insertion_positions
+
+from .aloha_script import (
+    GRIPPER_CLOSED,
+    GRIPPER_OPEN,
+    GRIPPER_START,
+    AlohaScript,
+    ArmPath,
+    OpeningAt,
+    PoseAt,
+    follow,
+)
+from .ik import GripperPose, Side
+
+PITCH = np.pi / 2  # the fingers point straight down
+PRESS_M = 0.008  # height of the grasp's command; the fingers touch the table at 0.0137 m
+LIFT_M = np.array((0.0, 0.0, 0.08))  # above the grasp, before and after it
+# The socket is 40 mm wide and the peg 20 mm: from these, the jaws take equally long to touch.
+SOCKET_OPENING, PEG_OPENING = GRIPPER_OPEN, 0.65
+MEETING_POINT_M = np.array((-0.05, 0.5, 0.20))  # of the left gripper
+PEG_RISE_M = 0.010  # the peg is held above its middle and the socket below it
+APPROACH_M = 0.19  # from gripper to gripper; the peg reaches the socket's mouth at 0.12 m
+INSERT_M = 0.077  # the same at the end; the peg reaches the pin at 0.10 m
+BASE_M = {"left": np.array((-0.469, 0.5)), "right": np.array((0.469, 0.5))}
+
+
+def plan_actions(sim: AlohaArms, seed: int, speed: float) -> NDArray[np.float32]:
+    """Returns the commands without noise (steps, 14) of the episode `seed`, in robot units.
+
+    All episodes of one speed have the same length: 260 / speed steps.
+    """
+    peg, socket = (np.array((*place[:2], PRESS_M)) for place in sample_insertion_positions(seed))
+    return np.concatenate(
+        [
+            follow(sim, "left", lambda start: _left_path(start, socket), speed),
+            follow(sim, "right", lambda start: _right_path(start, peg), speed),
+        ],
+        axis=1,
+    ).astype(np.float32)
+
+
+INSERTION = AlohaScript(
+    name="insertion",
+    words="insert the peg into the socket",
+    simulator=AlohaInsertionSim,
+    done=("inserted", "inserted_and_held"),
+    noise_rad=0.003,
+    plan=plan_actions,
+)
+
+
+def _left_path(start: GripperPose, socket: NDArray[np.float64]) -> ArmPath:
+    """Returns the left arm's part: pick the socket up, and hold it still."""
+    return ArmPath(
+        poses=[
+            *_pick_up("left", start, socket),
+            _level("left", 165, MEETING_POINT_M),
+            _level("left", 260, MEETING_POINT_M),
+        ],
+        openings=_jaws(SOCKET_OPENING),
+    )
+
+
+def _right_path(start: GripperPose, peg: NDArray[np.float64]) -> ArmPath:
+    """Returns the right arm's part: pick the peg up, line it up, and push it in."""
+
+    def at(distance: float) -> NDArray[np.float64]:
+        return MEETING_POINT_M + np.array((distance, 0.0, PEG_RISE_M))
+
+    return ArmPath(
+        poses=[
+            *_pick_up("right", start, peg),
+            _level("right", 165, at(APPROACH_M)),
+            _level("right", 215, at(INSERT_M)),
+            _level("right", 260, at(INSERT_M)),
+        ],
+        openings=_jaws(PEG_OPENING),
+    )
+
+
+def _pick_up(side: Side, start: GripperPose, thing: NDArray[np.float64]) -> list[PoseAt]:
+    return [
+        PoseAt(tick=0, pose=start),
+        _level(side, 60, thing + LIFT_M),
+        _level(side, 90, thing),
+        _level(side, 118, thing + LIFT_M),
+    ]
+
+
+def _jaws(opening: float) -> list[OpeningAt]:
+    """Returns commands that the jaws follow about 12 ticks later."""
+    return [
+        OpeningAt(tick=0, opening=GRIPPER_START),
+        OpeningAt(tick=54, opening=opening),
+        OpeningAt(tick=76, opening=opening),
+        OpeningAt(tick=92, opening=GRIPPER_CLOSED),
+    ]
+
+
+def _level(side: Side, tick: int, position: NDArray[np.float64]) -> PoseAt:
+    """Returns a pose whose jaws close along the world's y axis, as peg and socket lie along x."""
+    forward, sideways = np.abs(position[0] - BASE_M[side][0]), position[1] - BASE_M[side][1]
+    yaw = float(np.arctan2(sideways, forward))
+    roll = yaw if side == "left" else -yaw
+    return PoseAt(tick=tick, pose=GripperPose(position=position, pitch=PITCH, roll=roll))
