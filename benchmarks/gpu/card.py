@@ -102,6 +102,8 @@ class Card:
 
     def capture(self, enqueue: Callable[[], None]) -> Callable[[], None]:
         """Returns a function that runs, as one graph, what `enqueue` launches, and waits."""
+        enqueue()  # Code is loaded before a capture, in which nothing may be.
+        self.synchronize()
         graph, exec_ = ctypes.c_void_p(), ctypes.c_void_p()
         self._call("cuStreamBeginCapture_v2", self._stream, _THREAD_LOCAL)
         enqueue()

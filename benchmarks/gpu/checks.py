@@ -45,13 +45,10 @@ def kernels(record: Record, settings: Any) -> None:
 
 def small(record: Record, settings: Any) -> None:
     """Small networks through the player, against PyTorch."""
-    from policies import KINDS
+    from policies import CAMERAS, KINDS, TOKENS
 
     for kind in KINDS:
-        compare_player(record, settings, kind, "small", ((CAMERAS, 48), (1, 48)))
-
-
-CAMERAS = 3
+        compare_player(record, settings, kind, "small", ((CAMERAS, TOKENS), (1, TOKENS)))
 
 
 def compare_player(
@@ -123,6 +120,8 @@ def parts(record: Record, settings: Any, kind: Any) -> None:
     import torch
     from card import Card, LoadedPlan
     from policies import (
+        CAMERAS,
+        TOKENS,
         TorchPolicy,
         cosine,
         draw_noise,
@@ -134,7 +133,7 @@ def parts(record: Record, settings: Any, kind: Any) -> None:
     )
 
     exact_float32()
-    size, variant, noise = settings.size, (CAMERAS, 48), draw_noise()
+    size, variant, noise = settings.size, (CAMERAS, TOKENS), draw_noise()
     original = random_network(kind, size, settings.device)
     inputs = observation(original, kind, *variant)
     reference = TorchPolicy(original, torch.float32, inputs, noise)

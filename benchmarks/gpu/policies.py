@@ -31,7 +31,9 @@ KINDS: tuple[Kind, ...] = ("pi0", "pi05")
 SIZES: tuple[Size, ...] = ("small", "full")
 NETWORKS = tuple((kind, size) for size in SIZES for kind in KINDS)
 CAMERAS, HORIZON, ACTION_DIM = 3, 50, 32
-PROMPTS: Mapping[Kind, tuple[int, ...]] = {"pi0": (48,), "pi05": (48, 200)}
+TOKENS = 48
+"""Of the prompt that is measured most."""
+PROMPTS: Mapping[Kind, tuple[int, ...]] = {"pi0": (TOKENS,), "pi05": (TOKENS, 200)}
 """Prompt buckets that are measured."""
 _SCALE, _OFFSET = 2 / 255, -1.0
 """From a byte to the pixel that the network expects."""

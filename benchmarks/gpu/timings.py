@@ -105,11 +105,11 @@ def player(record: Record, settings: Any, kind: Any) -> None:
     """A full-size network through the player: its actions, and the time from bytes to actions."""
     import torch
     from checks import compare_player
-    from policies import CAMERAS, PROMPTS, draw_noise
+    from policies import CAMERAS, PROMPTS, TOKENS, draw_noise
 
     wanted = [(CAMERAS, tokens) for tokens in PROMPTS[kind]]
     if kind == "pi0":
-        wanted += [(2, 48), (1, 48)]
+        wanted += [(cameras, TOKENS) for cameras in range(1, CAMERAS)]
     policy, draw = compare_player(record, settings, kind, settings.size, wanted)
     noise, latency = draw_noise(), {}
     for cameras, tokens in wanted:
@@ -128,7 +128,16 @@ def player(record: Record, settings: Any, kind: Any) -> None:
 def eager(record: Record, settings: Any) -> None:
     """pi0 in PyTorch, layer by layer: ours, and openpi's structure with the same weights."""
     import torch
-    from policies import TorchPolicy, cosine, draw_noise, observation, on_host, random_network
+    from policies import (
+        CAMERAS,
+        TOKENS,
+        TorchPolicy,
+        cosine,
+        draw_noise,
+        observation,
+        on_host,
+        random_network,
+    )
 
     from flux_runtime.export.precision.network import set_precision
 
@@ -137,7 +146,7 @@ def eager(record: Record, settings: Any) -> None:
 
     model = random_network("pi0", settings.size, settings.device)
     set_precision(model, "bf16")
-    inputs, noise = observation(model, "pi0", 3, 48), draw_noise()
+    inputs, noise = observation(model, "pi0", CAMERAS, TOKENS), draw_noise()
     ours, peer = TorchPolicy(model, torch.bfloat16, inputs, noise), TransformersPolicy(model)
 
     def in_flux() -> Any:
@@ -165,12 +174,21 @@ def eager(record: Record, settings: Any) -> None:
 def compiled(record: Record, settings: Any) -> None:
     """pi0 in PyTorch, compiled, prefix and all steps captured as one CUDA graph by hand."""
     import torch
-    from policies import TorchPolicy, cosine, draw_noise, exported, observation, on_host
+    from policies import (
+        CAMERAS,
+        TOKENS,
+        TorchPolicy,
+        cosine,
+        draw_noise,
+        exported,
+        observation,
+        on_host,
+    )
 
     from flux_core.models import PrefixCache
 
     network, noise = exported("pi0", settings.size, settings.device), draw_noise()
-    model, inputs = network.model, observation(network.model, "pi0", 3, 48)
+    model, inputs = network.model, observation(network.model, "pi0", CAMERAS, TOKENS)
     plain = TorchPolicy(model, torch.bfloat16, inputs, noise)
     steps = model.config.num_inference_steps
     state, horizon = plain.given["state"], noise.shape[0]
