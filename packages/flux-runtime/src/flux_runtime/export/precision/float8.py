@@ -1,14 +1,13 @@
 """Linear layers in float8 (e4m3: 3-bit mantissa, largest value 448).
 
 The two operations are ONNX's QuantizeLinear and DequantizeLinear. PyTorch computes them with casts
-to its own float8; the exporter writes the ONNX operators, which TensorRT fuses into products.
+to its own float8; the exporter writes the ONNX operators, which TensorRT fuses into products. Only
+that needs onnx.
 """
 
 from __future__ import annotations
 
-import onnx
 import torch
-from onnxscript import opset22
 from torch import Tensor, nn
 
 FLOAT8 = torch.float8_e4m3fn
@@ -39,10 +38,15 @@ def _(x: Tensor, scale: Tensor) -> Tensor:
 
 
 def _onnx_quantize(x, scale):  # type: ignore[no-untyped-def]
+    import onnx
+    from onnxscript import opset22
+
     return opset22.QuantizeLinear(x, scale, output_dtype=onnx.TensorProto.FLOAT8E4M3FN)
 
 
 def _onnx_dequantize(x, scale):  # type: ignore[no-untyped-def]
+    from onnxscript import opset22
+
     return opset22.DequantizeLinear(x, scale, axis=-1)
 
 
