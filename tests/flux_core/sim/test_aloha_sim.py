@@ -247,3 +247,16 @@ def test_rendering_without_opengl_names_what_to_install() -> None:
     assert "MUJOCO_GL='disable'" in done.stdout
     assert "libosmesa6 libegl1 libgl1-mesa-dri" in done.stdout
     assert len(done.stdout.splitlines()) == 1
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="needs triton: pip install triton")
+def test_a_process_that_has_rendered_may_import_triton() -> None:
+    program = (
+        "from flux_core.sim import import_mujoco\n"
+        "mujoco = import_mujoco()\n"
+        "with mujoco.Renderer(mujoco.MjModel.from_xml_string('<mujoco/>'), 8, 8) as renderer:\n"
+        "    renderer.render()\n"
+        "import triton\n"
+    )
+    done = run_python(program)
+    assert done.returncode == 0, done.stderr

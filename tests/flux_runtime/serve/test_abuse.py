@@ -17,6 +17,7 @@ from statistics import median
 import psutil
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.frames import CloseCode
 from websockets.sync.client import connect
 
 from flux_runtime.wire import pack
@@ -264,6 +265,14 @@ def test_frames_that_break_the_protocol_end_the_connection(
         one.sendall(sent)
         one.shutdown(socket.SHUT_WR)
         assert _rest(one)[:1] == b"\x88"  # a close frame
+
+
+def test_a_client_that_could_not_read_what_it_got_is_not_malformed_itself(served: Served) -> None:
+    name = 'flux_serve_connections_cut_total{kind="malformed"}'
+    before = served.metrics().get(name, 0.0)
+    with openpi(served) as client:
+        client.connection.close(CloseCode.INVALID_DATA)
+    assert served.metrics().get(name, 0.0) == before
 
 
 def test_an_oversized_message_is_refused_before_it_is_sent(served: Served) -> None:

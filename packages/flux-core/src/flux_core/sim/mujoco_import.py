@@ -8,6 +8,7 @@ import importlib.util
 import os
 import sys
 import weakref
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,6 +29,7 @@ def import_mujoco() -> ModuleType:
     """
     if "mujoco" not in sys.modules:
         _choose_backend()
+        _load_triton()
     try:
         import mujoco
     except ModuleNotFoundError as error:
@@ -98,3 +100,15 @@ def _choose_backend() -> None:
             continue
         os.environ["MUJOCO_GL"] = backend
         return
+
+
+def _load_triton() -> None:
+    """Loads triton's library, if there is one, before Mesa renders for the first time.
+
+    Both contain an LLVM. Mesa's is loaded with global symbols, which triton's would take for its
+    own: the import of triton, as by torch, would end a process that has rendered.
+    """
+    spec = importlib.util.find_spec("triton") if sys.platform == "linux" else None
+    if spec is not None and spec.origin is not None:
+        with suppress(OSError):
+            ctypes.CDLL(str(Path(spec.origin).parent / "_C" / "libtriton.so"))

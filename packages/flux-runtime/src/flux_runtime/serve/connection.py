@@ -9,6 +9,7 @@ from typing import Any
 
 from websockets.asyncio.server import Server, ServerConnection
 from websockets.exceptions import PayloadTooBig, ProtocolError
+from websockets.frames import CloseCode
 from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 
@@ -102,12 +103,16 @@ class GuardedConnection(ServerConnection, asyncio.BufferedProtocol):
         self._guards.budget.give(self, self.held)
         self._waiting = b""
         if self.ended is None:
-            fault = self.protocol.parser_exc or getattr(self, "connection_exc", None)
+            fault, sent = self.protocol.parser_exc, self.protocol.close_sent
+            # A text that is no UTF-8 is found when it is read, after the parser.
+            is_invalid = sent is not None and sent.code == CloseCode.INVALID_DATA
             if self.response is None:
                 self._guards.on_refused("incomplete", self.name)
             elif isinstance(fault, PayloadTooBig):
                 self._guards.on_cut("oversized", self.name)
-            elif isinstance(fault, ProtocolError | UnicodeDecodeError):
+            elif isinstance(fault, ProtocolError) or (
+                is_invalid and not self.protocol.close_rcvd_then_sent
+            ):
                 self._guards.on_cut("malformed", self.name)
         super().connection_lost(exc)
 
