@@ -284,13 +284,13 @@ class PlanRunner:
                 self.memory.put(name, buffer.dtype, constant(buffer, read))
 
     def run(
-        self, inputs: Mapping[str, Array], after: Callable[[int, Launch], None] | None = None
+        self, inputs: Mapping[str, Array], after: Callable[[Launch, Record], None] | None = None
     ) -> Array:
         """Returns the actions.
 
         Args:
             inputs: by the names of the plan's inputs; others are ignored.
-            after: called behind each launch, with its number.
+            after: called behind each launch, with what it has read and written.
         """
         for name, buffer in self.plan.buffers.items():
             if buffer.role == "input":
@@ -299,10 +299,11 @@ class PlanRunner:
                 self.memory.put(name, buffer.dtype, values)
             elif buffer.role != "constant":
                 self.memory.add(name, buffer.dtype, *buffer.shape)
-        for number, launch in enumerate(self.plan.launches):
-            run_launch(launch, self.memory)
-            if after is not None:
-                after(number, launch)
+        for launch in self.plan.launches:
+            record = None if after is None else Record()
+            run_launch(launch, self.memory, record)
+            if after is not None and record is not None:
+                after(launch, record)
         return self.memory.value("actions")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from copy import copy
+from copy import copy, deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +54,24 @@ def small_tree(kind: Kind, steps: int) -> dict[str, Any]:
     if "adarms_cond_dim" in tree["llm_expert"]:
         tree["llm_expert"]["adarms_cond_dim"] = 80
     tree["num_inference_steps"] = steps
+    return tree
+
+
+def least_tree(kind: Kind) -> dict[str, Any]:
+    """The least of everything, in odd sizes: one action, one Euler step, pictures of one patch."""
+    tree = small_tree(kind, 1) | dict(n_action_steps=1)
+    for part, width, mlp in (("llm_backbone", 33, 50), ("llm_expert", 18, 5)):
+        tree[part] |= dict(hidden_size=width, intermediate_size=mlp, num_hidden_layers=1)
+        tree[part] |= dict(num_attention_heads=1, rms_norm_eps=1e-3)
+    tree["vision_backbone"]["vision_config"] |= dict(hidden_size=9, intermediate_size=7)
+    tree["vision_backbone"]["vision_config"] |= dict(num_hidden_layers=1, layer_norm_eps=1e-3)
+    tree["vision_backbone"]["vision_config"] |= dict(image_size=5, patch_size=5)
+    tree["projector"] |= dict(in_dim=9, out_dim=33)
+    tree["proj_width"] = tree["action_in_proj"]["out_dim"] = tree["action_out_proj"]["in_dim"] = 18
+    if "state_proj" in tree:
+        tree["state_proj"]["out_dim"] = 18
+    if "adarms_cond_dim" in tree["llm_expert"]:
+        tree["llm_expert"]["adarms_cond_dim"] = 18
     return tree
 
 
@@ -138,10 +156,10 @@ class Exported:
     """A network as `flux-export` prepares it, in one precision."""
 
     def __init__(self, tree: Mapping[str, Any], precision: Any, live_dims: int = ACTION_DIM):
-        self.model, self.live_dims = random_network(tree), live_dims
+        self.original, self.live_dims = random_network(tree), live_dims
+        self.model = deepcopy(self.original)
         self.dtype = compute_dtype(precision)
         self.precision = precision
-        self.original = random_network(tree)
         options = ExportOptions(precision=precision)
         prefix_tokens = 3 * self._num_patches + 48
         self.weights = set_up_network(self.model, options, prefix_tokens, {})

@@ -32,7 +32,10 @@ TILES: Mapping[str, Mapping[str, int]] = {
     "start": {"BM": 16, "BN": 16},
 }
 """Small, so that each problem has several programs along each axis."""
-TIMES, TIME_ROW, NUM_KNOWN = 4, 2, 5
+TIMES, TIME_ROW, NUM_KNOWN = 4, 3, 5
+"""The last row of a table of times: whatever is read behind it is outside."""
+EPS = 0.03
+"""Of all norms; large enough to be seen in the results."""
 ONE_KEY_HEAD, TWO_KEY_HEADS = (Heads(queries=4, keys=n, dim=d) for n, d in ((1, 32), (2, 24)))
 
 
@@ -58,6 +61,7 @@ class Draft(LaunchBuilder):
         super().__init__("", dtype)
         self.stage, self.random, self.values = "test", np.random.default_rng(seed), {}
         self.expected: dict[str, Array] = {}
+        self.larger: Mapping[str, int] = {}
         self.num_tokens, _ = self.integers("num_tokens", np.array([3]))
         self.num_known, _ = self.integers("num_known", np.array([NUM_KNOWN]))
 
@@ -69,8 +73,13 @@ class Draft(LaunchBuilder):
         depth: int = 0,
         weight: Pointer | None = None,
     ) -> Tiles:
-        """Small tiles."""
-        return Tiles(constants=TILES[kernel])
+        """Small tiles, apart from those of `with_tiles`."""
+        return Tiles(constants={**TILES[kernel], **self.larger})
+
+    def with_tiles(self, **larger: int) -> Draft:
+        """Itself, with other tiles: kernels load in another order where there are few registers."""
+        self.larger = larger
+        return self
 
     def integers(self, name: str, values: Array, dtype: DType = "i32") -> tuple[Pointer, Array]:
         """An input of whole numbers."""
@@ -111,7 +120,7 @@ def gelu(x: Array) -> Array:
 
 def rms_normed(x: Array) -> Array:
     """Rows over their root mean square."""
-    return x / np.sqrt((x**2).mean(axis=-1, keepdims=True) + 1e-6)
+    return x / np.sqrt((x**2).mean(axis=-1, keepdims=True) + EPS)
 
 
 def linear(
@@ -137,9 +146,9 @@ def linear(
         x = draft.values["x"]
         sums, _ = draft.drawn("sums", columns, dtype="fp32")
         draft.values["sums"] = weight.sum(axis=1)
-        layer = Linear(weight=weight_at, sums=sums, eps=1e-6)
+        layer = Linear(weight=weight_at, sums=sums, eps=EPS)
         centred = x - x.mean(axis=1, keepdims=True)
-        answer = centred / np.sqrt((centred**2).mean(axis=1, keepdims=True) + 1e-6) @ weight.T
+        answer = centred / np.sqrt((centred**2).mean(axis=1, keepdims=True) + EPS) @ weight.T
     if bias:
         shape = (columns,) if bias == 1 else (TIMES, columns)
         bias_at, values = draft.drawn("bias", *shape, dtype="fp32")
@@ -198,7 +207,7 @@ def geglu(
         for weight, shift in zip((gate, up), shifts, strict=True)
     )
     out = draft.out("out", gelu(gated) * upped)
-    draft.geglu(gate_at, up_at, x_at, out, rows, eps=1e-6, adaptive=tables, time_row=TIME_ROW)
+    draft.geglu(gate_at, up_at, x_at, out, rows, eps=EPS, adaptive=tables, time_row=TIME_ROW)
 
 
 def euler(
@@ -227,7 +236,7 @@ def euler(
         *(layer, x_at, x_t_at, draft.out("out", answer, "fp32"), rows),
         live_columns=live,
         time_row=TIME_ROW,
-        eps=1e-6,
+        eps=EPS,
         adaptive=tables,
     )
 
@@ -243,7 +252,7 @@ def qkv_rope(
     behind_prompt: bool = False,
 ) -> None:
     """Rotated projections; keys and values go behind rows that nothing may touch."""
-    first_row, first_position, positions = 6, 3, 40
+    first_row, first_position, positions = 6, 3, 6 + rows
     width = heads.queries + 2 * heads.keys
     x_at, x = draft.drawn("x", rows, depth, scale=2.0)
     weight_at, weight = draft.drawn("weight", width * heads.dim, depth, scale=depth**-0.5)
@@ -275,7 +284,7 @@ def qkv_rope(
         first_row=first_row,
         first_position=first_position,
         behind_prompt=behind_prompt,
-        eps=1e-6,
+        eps=EPS,
         only_keys=only_keys,
         adaptive=tables,
         time_row=TIME_ROW,
@@ -412,14 +421,19 @@ PROBLEMS: Mapping[str, Callable[[Draft], None]] = {
     "linear, bias by time": lambda d: linear(d, bias=2, activation="silu", wide=True),
     "linear, residual": lambda d: linear(d, residual=1),
     "linear, gated residual": lambda d: linear(d, (16, 32, 50), residual=2),
+    "linear, large tiles": lambda d: linear(d.with_tiles(BM=64, BN=64), (70, 75, 50), residual=1),
+    "linear, less than a tile": lambda d: linear(d, (10, 3, 5), bias=2, residual=2),
     "linear, one row": lambda d: linear(d, (1, 45, 14), bias=1, wide=True),
     "geglu": lambda d: geglu(d),
     "geglu, adaptive": lambda d: geglu(d, (37, 45, 64), adaptive=True),
+    "geglu, less than a tile": lambda d: geglu(d, (10, 3, 5), adaptive=True),
     "euler": lambda d: euler(d),
     "euler, adaptive": lambda d: euler(d, (10, 32, 64), adaptive=True),
     "qkv_rope": lambda d: qkv_rope(d),
     "qkv_rope, keys only": lambda d: qkv_rope(d, depth=64, only_keys=True),
     "qkv_rope, suffix": lambda d: qkv_rope(d, adaptive=True, behind_prompt=True),
+    "qkv_rope, large tiles": lambda d: qkv_rope(d.with_tiles(BM=128, BN=16), rows=130),
+    "qkv_rope, less than a tile": lambda d: qkv_rope(d, depth=5, adaptive=True),
     "qkv_rope, two key heads": lambda d: qkv_rope(d, heads=Heads(queries=4, keys=2, dim=16)),
     "attention": lambda d: attention(d),
     "attention, pictures": lambda d: attention(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -171,9 +173,13 @@ def test_a_bundle_that_the_engine_does_not_run_is_refused(
 
 @pytest.mark.slow
 def test_a_bundle_of_other_sizes_is_planned_and_gets_its_kernels(
-    exported: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    exported: Exported,
+    shipped_kernels: Callable[[str], Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     pytest.importorskip("triton", reason="triton is not installed")
+    shutil.copytree(shipped_kernels("sm_90a"), tmp_path, dirs_exist_ok=True)
     bundle, _ = exported("pi05", precision="bf16")
     directory = str(bundle.directory)
     assert main(["bench", "--plan", directory, "--json"]) == 0

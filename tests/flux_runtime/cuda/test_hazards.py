@@ -98,7 +98,6 @@ def test_a_good_kernel_has_no_hazard_and_touches_what_its_work_says(name: str) -
         assert spans[buffer][0] <= begin and end <= spans[buffer][1], buffer
 
 
-STORE = "tl.store(out + at, {}, mask=inside)"
 CHANGES: Mapping[str, Mapping[str, Change]] = {
     "bounds by one": {
         **dict.fromkeys(("linear", "geglu", "euler", "qkv_rope"), ("rows < M", "rows <= M")),
@@ -138,6 +137,17 @@ CHANGES: Mapping[str, Mapping[str, Change]] = {
         "attention": ("token) * out_stride", "token) * (out_stride + 1)"),
         "combine": ("out + rows[:, None] * D", "out + rows[:, None] * (D + 1)"),
         "embed": ("out + row * N", "out + row * (N + 1)"),
+    },
+    "a read one further": {
+        **dict.fromkeys(
+            ("linear", "geglu", "euler", "qkv_rope"),
+            ("x + rows[:, None] * K", "x + 1 + rows[:, None] * K"),
+        ),
+        "attention": ("from_q[:, None] + dims", "from_q[:, None] + 1 + dims"),
+        "combine": ("parts + (split", "parts + 1 + (split"),
+        "patches": ("images + corner", "images + 1 + corner"),
+        "embed": ("table + token", "table + 1 + token"),
+        "start": ("known + at", "known + 1 + at"),
     },
 }
 """Fault -> kernel -> what is changed in its source."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -11,11 +12,12 @@ import pytest
 import torch
 
 from flux_core.models.pi.sizes import Kind
-from flux_runtime.cuda.pi import make_plan
-from flux_runtime.cuda.plan import DType
+from flux_runtime.cuda.pi import check_plan, make_plan
+from flux_runtime.cuda.plan import DType, Launch
 
-from .interpreter import PlanRunner, relative_error
-from .networks import Exported, Observation, encoded, observation, small_tree
+from .hazards import hazards
+from .interpreter import PlanRunner, Record, relative_error
+from .networks import Exported, Observation, encoded, least_tree, observation, small_tree
 
 KINDS: tuple[Kind, ...] = ("pi0", "pi05")
 LIVE_DIMS = 17
@@ -27,6 +29,7 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "a full bucket": dict(bucket=7),
     "a longer bucket": dict(bucket=20, num_tokens=18),
 }
+LEAST: Mapping[str, Any] = dict(cameras=(1,), bucket=1, num_tokens=1)
 SHARE_OF_PYTORCH = 1.1
 """The error of a kind of network in bfloat16, the root mean square over its variants, is at most so
 many times that of PyTorch's own bfloat16."""
@@ -95,6 +98,27 @@ def test_several_key_heads_and_no_camera_at_all(kind: Kind) -> None:
         given = observed(network, cameras=cameras)
         actions = planned(network, given).run(given.plan_inputs)
         assert relative_error(actions, network.reference(given)) < 1e-5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", ["small", "least"])
+def test_the_tiles_of_a_card_compute_the_same_and_no_programs_meet(kind: Kind, size: str) -> None:
+    """Launches have several programs here, which read nothing that another one writes."""
+    is_small = size == "small"
+    network = small(kind, "fp32", 1) if is_small else Exported(least_tree(kind), "fp32", LIVE_DIMS)
+    given = observed(network, num_known=4) if is_small else observed(network, **LEAST)
+    plan = make_plan(
+        network.description, len(given.cameras), len(given.tokens), dtype="fp32", arch="sm_89"
+    )
+    assert check_plan(plan) == []
+    runner, met = PlanRunner(plan, network.read), Counter[str]()
+
+    def look(launch: Launch, record: Record) -> None:
+        met.update(f"{launch.kernel}: {fault}" for fault in hazards(record, runner.memory))
+
+    actions = runner.run(given.plan_inputs, look)
+    assert not met
+    assert relative_error(actions, network.reference(given)) < 1e-5
 
 
 def test_keys_and_values_of_the_prefix_are_pytorchs() -> None:

@@ -3,6 +3,7 @@ actions, with the tiles of a real card."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +12,17 @@ import pytest
 from numpy.typing import NDArray
 
 from flux_core.bundle import Bundle
+from flux_runtime.cli import main
+from flux_runtime.cuda.architectures import ARCHITECTURES
+from flux_runtime.cuda.cubins import specialise
+from flux_runtime.cuda.cubins.command import describe_for_plans
+from flux_runtime.cuda.cubins.shipped import needed
 from flux_runtime.cuda.pi import check_plan
 from flux_runtime.cuda.player import open_cuda_policy, plan_bundle
 from flux_runtime.engines.golden_replay import replay_golden
 from flux_runtime.engines.opening import open_flow_policy
 
+from ..conftest import one_json_object
 from .fake_card import FakeCard
 from .test_player_with_pi import Interpreted, core_that_names_kernels
 from .toy_program import FakeCubins
@@ -77,3 +84,39 @@ def test_a_bundle_becomes_the_policy_that_a_processor_runs(
     np.testing.assert_allclose(found, expected, rtol=0, atol=bundle.manifest.tolerance)
     del policy
     assert card.live() == 0
+
+
+def test_short_prompts_and_other_cards_need_no_kernel_that_build_leaves_out(
+    exported: Exported, tmp_path: Path
+) -> None:
+    """`flux-runtime build --bundle` plans the whole bundle; a run opens it for its own prompts."""
+    whole, _ = exported("pi0", precision="bf16")
+    graphs = whole.manifest.graphs
+    manifest = replace(whole.manifest, prompt_buckets={48: graphs, 16: graphs})
+    bundle, network = replace(whole, manifest=manifest), describe_for_plans(whole.directory)
+    for name, target in ARCHITECTURES.items():
+        sizes = (network.num_cameras, network.max_prompt_tokens)
+        built = {one.key for one in needed(network.description, *sizes, target)}
+        for bucket, tokens in ((None, (16, 32, 48, 96)), (48, (16, 32, 48)), (16, (16,))):
+            cubins: Any = FakeCubins(tmp_path, name)
+            program = plan_bundle(bundle.with_bucket(bucket), cubins)
+            assert list(program.plans) == [(c, t) for c in (1, 2) for t in tokens]
+            for plan in program.plans.values():
+                assert {specialise(plan, launch).key for launch in plan.launches} <= built
+
+
+@pytest.mark.parametrize("kind", ["pi0", "pi05"])
+def test_the_cost_of_a_bundle_is_that_of_its_plans(
+    kind: str, exported: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle, _ = exported(kind, precision="bf16")
+    assert main(["bench", "--plan", str(bundle.directory), "--card", "h200", "--json"]) == 0
+    report = one_json_object(capsys.readouterr().out)
+    assert (report["bundle"], report["num_cameras"]) == (str(bundle.directory), 2)
+    cubins: Any = FakeCubins(tmp_path)
+    plans = plan_bundle(bundle, cubins).plans
+    found = {
+        (one["num_cameras"], one["num_tokens"]): one["total"]["launches"]
+        for one in report["cards"]["h200"]["variants"]
+    }
+    assert found == {size: len(plan.launches) for size, plan in plans.items() if size[0] == 2}

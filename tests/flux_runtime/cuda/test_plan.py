@@ -48,6 +48,17 @@ def test_pointers_and_sizes_that_leave_a_buffer_are_found(description: PiDescrip
                 assert check_plan(_changed(plan, number, place, moved)), (number, place)
 
 
+def test_a_result_over_what_the_launch_reads_is_found(description: PiDescription) -> None:
+    plan = make_plan(description, 2, 16, arch="")
+    for number, launch in enumerate(plan.launches):
+        result = next(span for span in work_of(launch).writes if span.size)
+        moved = Pointer(buffer=result.buffer, offset=result.begin)
+        changed = _changed(plan, number, 0, moved)
+        read = work_of(changed.launches[number]).reads[0]
+        where = f"launch {number} ({launch.stage}, {launch.kernel})"
+        assert f"{where} reads {read} and writes {result}" in check_plan(changed)
+
+
 def _is_used(plan: LaunchPlan, number: int, place: int) -> bool:
     """Whether a launch reads or writes an argument, and not only names it."""
     argument = plan.launches[number].arguments[place]

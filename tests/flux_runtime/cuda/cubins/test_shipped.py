@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 import subprocess
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -14,16 +14,12 @@ from flux_core.models.pi import PI0FlowMatching
 from flux_core.models.pi.sizes import sized_model
 from flux_runtime.cuda.architectures import ARCHITECTURES
 from flux_runtime.cuda.cubins import Cubin, find_cubins
-from flux_runtime.cuda.cubins.build import build
 from flux_runtime.cuda.cubins.file import read_cubin
 from flux_runtime.cuda.cubins.kernel_sources import kernel_sources
 from flux_runtime.cuda.cubins.shipped import full_size, shipped
 from flux_runtime.cuda.cubins.specialisation import Specialisation, specialise
 from flux_runtime.cuda.pi import make_plan
 from flux_runtime.cuda.support import MODELS, Model
-
-if TYPE_CHECKING:
-    from ....conftest import MakeOnce
 
 triton = pytest.importorskip("triton", reason="triton is not installed")
 
@@ -44,15 +40,10 @@ def arch(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def cubins(arch: str, made_once: MakeOnce) -> list[tuple[Specialisation, Cubin]]:
+def cubins(arch: str, shipped_kernels: Callable[[str], Path]) -> list[tuple[Specialisation, Cubin]]:
     """Everything that is shipped for an architecture, compiled once per test run."""
-    target = ARCHITECTURES[arch]
-    wanted = shipped(target)
-    root = made_once(
-        f"shipped_{arch}", lambda folder: build([(target, wanted)], folder, num_processes=1)
-    )
-    found = find_cubins(arch, [root])
-    return [(one, found.cubin(one)) for one in wanted]
+    found = find_cubins(arch, [shipped_kernels(arch)])
+    return [(one, found.cubin(one)) for one in shipped(ARCHITECTURES[arch])]
 
 
 def instructions(cubin: Cubin) -> str:

@@ -71,8 +71,9 @@ def check_plan(plan: LaunchPlan) -> list[str]:
     """Returns the faults of a plan, one line each.
 
     A fault is memory that a launch leaves, a constant or an input that it writes, work memory that
-    it reads and no launch before it has written, a result that nothing reads, and a result that
-    the same kernel has read before in the same place: some launch is missing or reads old values.
+    it reads and no launch before it has written, a result that nothing reads, a result that the
+    same kernel has read before in the same place (some launch is missing or reads old values), and
+    memory that a launch reads and writes, unless each program reads only what it writes itself.
     """
     memory = {name: _Written(buffer.role) for name, buffer in plan.buffers.items()}
     faults: list[str] = []
@@ -86,6 +87,12 @@ def check_plan(plan: LaunchPlan) -> list[str]:
         for place, span in enumerate(work.reads):
             reader = (launch.stage, launch.kernel, place)
             faults += [f"{where} {fault}" for fault in memory[span.buffer].read(span, reader)]
+            faults += [
+                f"{where} reads {span} and writes {other}"
+                for other in work.writes
+                if span.size and other.size and span.overlaps(other)
+                if span != other or place != _IN_PLACE.get(launch.kernel)
+            ]
         for span in work.writes:
             faults += [f"{where} {fault}" for fault in memory[span.buffer].write(span)]
     for name, written in memory.items():
@@ -256,6 +263,8 @@ def _start(_: Constants, noise: Any, known: Any, num_known: Any, x_t: Any, m: in
     return ((noise, m * n), (known, m * n), (num_known, 1)), ((x_t, m * n),), 0
 
 
+_IN_PLACE: Mapping[str, int] = {"linear": 6, "euler": 3}
+"""Kernel -> the place of its residual or x_t among what it reads, which may be its result."""
 _KERNELS: Mapping[str, Callable[..., Found]] = {
     "linear": _linear,
     "geglu": _geglu,
