@@ -94,6 +94,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         site = Path(folder) / "site"
         taken = unpack_missing(wheels, site)
+        # Where the runtime looks first: docs/gpu.md.
+        shutil.copytree(args.prepared / "kernels", site / "flux_runtime" / "cuda" / "prebuilt")
         library = compile_fake_card(Path(folder)) if args.rehearse else None
         report = Report(
             args.out / "run.json",
@@ -112,7 +114,7 @@ def main() -> int:
 
         environment = {
             "PYTHONPATH": os.pathsep.join((str(site), str(ROOT))),
-            "XDG_CACHE_HOME": str(args.prepared.resolve() / "kernels"),
+            "XDG_CACHE_HOME": str(Path(folder) / "cache"),
             "TORCHINDUCTOR_CACHE_DIR": str(Path(folder) / "inductor"),
             "TRITON_CACHE_DIR": str(Path(folder) / "triton"),
         }
