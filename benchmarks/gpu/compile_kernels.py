@@ -8,6 +8,7 @@ Needs Triton and torch, and no GPU: the networks are built without memory.
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from pathlib import Path
 
@@ -20,9 +21,6 @@ from flux_runtime.cuda.cubins.build import build
 from flux_runtime.cuda.cubins.shipped import needed, shipped
 from flux_runtime.cuda.cubins.specialisation import specialisations
 
-STORES = ("flux", "cubins")
-"""Where the runtime looks below $XDG_CACHE_HOME."""
-
 
 def main() -> int:
     """Compiles what is missing, and prints what is there."""
@@ -34,7 +32,10 @@ def main() -> int:
     args = parser.parse_args()
     targets = [architecture(name) for name in args.arch]
     work = [(target, wanted(target)) for target in targets]
-    for built in build(work, args.folder.joinpath(*STORES)):
+    kept = build(work, args.folder)
+    for folder in {*args.folder.iterdir()} - {built.store.folder for built in kept}:
+        shutil.rmtree(folder)  # of other cards, or of kernels that have changed since
+    for built in kept:
         kib = built.num_bytes / 1024
         print(f"{built.store.arch}: {len(built.wanted)} kernels, {kib:.0f} KiB")
     return 0

@@ -30,7 +30,7 @@ class Record:
 
     def add(self, **figures: Any) -> None:
         """Adds figures."""
-        self.figures |= figures
+        self.figures |= {name: as_json(value) for name, value in figures.items()}
         self._write()
 
     def check(
@@ -40,7 +40,7 @@ class Record:
         ok = math.isfinite(found)
         ok = ok and (least is None or found >= least) and (most is None or found <= most)
         bounds = {"at_least": least, "at_most": most}
-        entry = {"name": name, "found": found if math.isfinite(found) else str(found), "ok": ok}
+        entry = {"name": name, "found": as_json(found), "ok": ok}
         entry |= {key: value for key, value in bounds.items() if value is not None}
         self.checks.append(entry)
         self._write()
@@ -50,3 +50,14 @@ class Record:
         partial = self.path.with_suffix(".partial")
         partial.write_text(json.dumps(content))
         partial.replace(self.path)
+
+
+def as_json(value: Any) -> Any:
+    """Returns the same with texts in place of numbers that JSON does not have: 'nan', 'inf'."""
+    if isinstance(value, dict):
+        return {key: as_json(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [as_json(one) for one in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value

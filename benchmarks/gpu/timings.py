@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -88,7 +89,9 @@ def seconds(call: Callable[[], object], wait: Callable[[], None], count: int = 1
 
 
 def nvidia_smi() -> dict[str, str]:
-    """Driver, clocks and power limit, as nvidia-smi reports them."""
+    """Driver, clocks and power limit, as nvidia-smi reports them; nothing if it is not there."""
+    if shutil.which("nvidia-smi") is None:
+        return {}
     keys = (
         "driver_version",
         "clocks.max.sm",

@@ -150,7 +150,7 @@ def test_a_record_is_on_disk_after_each_addition(record: ModuleType, tmp_path: P
     path = tmp_path / "result.json"
     kept = record.Record(path, True)
     assert json.loads(path.read_text()) == result(True)
-    kept.add(ms=1.0)
+    kept.add(ms=1.0, cosines={"prefix": [1.0, math.nan]})
     kept.check("cosine", 0.99, least=0.9999)
     kept.check("error", math.nan, most=1.0)
     kept.check("error", 0.5, most=1.0)
@@ -160,6 +160,7 @@ def test_a_record_is_on_disk_after_each_addition(record: ModuleType, tmp_path: P
         {"name": "error", "found": "nan", "ok": False, "at_most": 1.0},
         {"name": "error", "found": 0.5, "ok": True, "at_most": 1.0},
         ms=1.0,
+        cosines={"prefix": [1.0, "nan"]},
     )
 
 
