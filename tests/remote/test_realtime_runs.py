@@ -8,16 +8,11 @@ from __future__ import annotations
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from ..machine_stalls import Attempt
-from ..robots.runs import Run
-from ..serving import Served, serving
+from ..serving import serving
 from .namespaces import two_computers
 from .proxy import Network, proxied
 from .runs import driving, seconds_held
@@ -56,24 +51,16 @@ def test_ten_episodes_behind_a_slow_network(ms: int, tmp_path: Path) -> None:
     assert run.report["remote"]["reconnects"] == 0
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """A run that is over, the server with which it began, and the folder of its recording."""
-
-    run: Run
-    server: Served
-    folder: Path
-
-
-def server_is_killed_and_back(folder: Path) -> Outcome:
-    """Behind a slow network, a second after the robot has begun to move."""
+def test_behind_a_slow_network_a_server_that_is_killed_and_back_is_waited_for(
+    tmp_path: Path,
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"127.0.0.1:{free.getsockname()[1]}"
     with (
-        serving(folder, "--listen", address) as server,
+        serving(tmp_path, "--listen", address) as server,
         proxied(address, network(60)) as proxy,
         driving(
-            folder / "run",
+            tmp_path / "run",
             f"ws://{proxy.address}",
             *REALTIME,
             *("--max-seconds", "90", "--reconnect-for", str(RESTART_S)),
@@ -81,69 +68,19 @@ def server_is_killed_and_back(folder: Path) -> Outcome:
     ):
         drive.wait_until_it_moves(1.0)
         server.stop(signal.SIGKILL)
-        with serving(folder, "--listen", address):
-            return Outcome(drive.finished(), server, drive.folder)
-
-
-def link_is_down(folder: Path) -> Outcome:
-    """For three seconds, a second after the robot has begun to move."""
-    with two_computers() as (gpu, robot):
-        listen = ("--listen", f"{gpu.address}:0", "--insecure")
-        with (
-            serving(folder, *listen, inside=gpu.inside) as server,
-            driving(
-                folder / "run",
-                server.url,
-                *REALTIME,
-                *("--insecure", "--max-seconds", "30"),
-                inside=robot.inside,
-            ) as drive,
-        ):
-            drive.wait_until_it_moves(1.0)
-            gpu.set_link("down")
-            time.sleep(DOWN_S)
-            gpu.set_link("up")
-            return Outcome(drive.finished(), server, drive.folder)
-
-
-Act = Callable[[Path], Outcome]
-SIDE_BY_SIDE: tuple[Act, ...] = (server_is_killed_and_back, link_is_down)
-
-
-@pytest.fixture(scope="module")
-def outcome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Act], Outcome]]:
-    """Returns what came of an act: those that every test run has are begun together, and are run
-    again, alone, for a test that is run again because the machine stood still."""
-    runs: dict[tuple[Act, int], Future[Outcome]] = {}
-    with ThreadPoolExecutor() as pool:
-
-        def begin(act: Act) -> Future[Outcome]:
-            key = act, Attempt.number
-            if key not in runs:
-                runs[key] = pool.submit(act, tmp_path_factory.mktemp(act.__name__))
-            return runs[key]
-
-        for act in SIDE_BY_SIDE:
-            begin(act)
-        yield lambda act: begin(act).result()
-
-
-def test_behind_a_slow_network_a_server_that_is_killed_and_back_is_waited_for(
-    outcome: Callable[[Act], Outcome],
-) -> None:
-    found = outcome(server_is_killed_and_back)
-    run = found.run
+        with serving(tmp_path, "--listen", address):
+            run = drive.finished()
     assert run.status == 0, run.errors
     (episode,) = run.report["episodes"]
     assert episode["success"]
     remote = run.report["remote"]
-    assert remote["sha256"] == found.server.report["sha256"]
+    assert remote["sha256"] == server.report["sha256"]
     assert remote["reconnects"] >= 1  # more often if an answer was late, as on a busy machine
     assert remote["round_trip_ms"]["p50"] >= 60
     # 60 ms are three steps, for which a chunk knows the first four rows of the running one.
     assert max(map(int, run.report["rtc"]["delays"])) >= 4
     assert run.events("starved") or run.events("inference_failed")  # the hold's cause
-    assert 0.5 < seconds_held(found.folder) < RESTART_S
+    assert 0.5 < seconds_held(tmp_path / "run") < RESTART_S
 
 
 @pytest.mark.slow
@@ -167,11 +104,26 @@ def test_a_server_that_stays_away_is_a_stop_with_its_reason(tmp_path: Path) -> N
     assert 1.0 < seconds_held(tmp_path / "run") < 3.0
 
 
-def test_a_link_that_is_down_for_three_seconds_is_a_hold(outcome: Callable[[Act], Outcome]) -> None:
-    found = outcome(link_is_down)
-    run = found.run
+def test_a_link_that_is_down_for_three_seconds_is_a_hold(tmp_path: Path) -> None:
+    with two_computers() as (gpu, robot):
+        listen = ("--listen", f"{gpu.address}:0", "--insecure")
+        with (
+            serving(tmp_path, *listen, inside=gpu.inside) as server,
+            driving(
+                tmp_path / "run",
+                server.url,
+                *REALTIME,
+                *("--insecure", "--max-seconds", "30"),
+                inside=robot.inside,
+            ) as drive,
+        ):
+            drive.wait_until_it_moves(1.0)
+            gpu.set_link("down")
+            time.sleep(DOWN_S)
+            gpu.set_link("up")
+            run = drive.finished()
     assert run.status == 0, run.errors
     (episode,) = run.report["episodes"]
     assert episode["success"]
     assert run.events("starved") or run.events("inference_failed")
-    assert DOWN_S / 2 < seconds_held(found.folder) < DOWN_S + 4
+    assert DOWN_S / 2 < seconds_held(tmp_path / "run") < DOWN_S + 4
