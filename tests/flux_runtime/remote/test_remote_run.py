@@ -62,7 +62,11 @@ def runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Runs:
 
 
 @pytest.mark.parametrize(
-    ("mode", "delay"), [("sync", 0), ("async", 3), ("ensemble", 3), ("rtc", 4)]
+    ("mode", "delay"),
+    [
+        *(("sync", 0), ("async", 3), ("rtc", 4)),
+        pytest.param("ensemble", 3, marks=pytest.mark.slow),  # asks as async does, more often
+    ],
 )
 def test_on_simulated_time_every_command_is_that_of_the_same_policy_here(
     runs: Runs, served: Served, mode: str, delay: int
