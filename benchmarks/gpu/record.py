@@ -36,9 +36,10 @@ class Record:
     def check(
         self, name: str, found: float, *, least: float | None = None, most: float | None = None
     ) -> None:
-        """Compares a number with its bounds; NaN is outside."""
+        """Compares a number with its bounds; NaN is outside. Without a card, nothing is said."""
         ok = math.isfinite(found)
         ok = ok and (least is None or found >= least) and (most is None or found <= most)
+        ok = ok if self.has_card else None
         bounds = {"at_least": least, "at_most": most}
         entry = {"name": name, "found": as_json(found), "ok": ok}
         entry |= {key: value for key, value in bounds.items() if value is not None}

@@ -164,6 +164,12 @@ def test_a_record_is_on_disk_after_each_addition(record: ModuleType, tmp_path: P
     )
 
 
+def test_without_a_card_no_check_is_met(record: ModuleType, tmp_path: Path) -> None:
+    kept = record.Record(tmp_path / "result.json", False)
+    kept.check("error", 0.5, most=1.0)
+    assert [one["ok"] for one in kept.checks] == [None]
+
+
 def test_what_is_too_large_to_travel_is_refused(
     prepared_folder: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

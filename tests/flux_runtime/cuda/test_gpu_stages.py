@@ -114,7 +114,7 @@ def cubins(card: FakeCard, tmp_path: Path) -> InterpretedCubins:
 
 def run_stage(stages: Any, cubins: InterpretedCubins, stage: Any, *arguments: Any) -> Any:
     """Runs a stage; returns its record."""
-    record = stages.record.Record(cubins.fake.folder / "result.json", False)
+    record = stages.record.Record(cubins.fake.folder / "result.json", True)
     settings = SimpleNamespace(
         library=cubins.card.library,
         device="cpu",
