@@ -122,13 +122,13 @@ def test_the_arms_do_not_wait_between_coming_down_and_lifting(
     assert not (still[:-2] & still[1:-1] & still[2:]).any()
 
 
-def test_both_jaws_touch_as_the_arms_turn(insertion_sim: AlohaInsertionSim) -> None:
+def test_all_jaws_touch_just_before_the_arms_turn(insertion_sim: AlohaInsertionSim) -> None:
     first: dict[str, int] = {}
     for step, _ in enumerate(INSERTION.execute(insertion_sim, 0, 1.5, 0.0)):
         for side, gripper in (("left", 6), ("right", 13)):
             if step > 50 and insertion_sim.state()[gripper] < (0.67, 0.37)[side == "right"]:
                 first.setdefault(side, step)
-    assert all(abs(step - 90 / 1.5) <= 5 for step in first.values())
+    assert all(0 <= 90 / 1.5 - step <= 2 for step in first.values())
 
 
 @SCRIPTS

@@ -31,8 +31,11 @@ from .ik import GripperPose, Side
 PITCH = np.pi / 2  # the fingers point straight down
 PRESS_M = 0.008  # height of the grasp's command; the fingers touch the table at 0.0137 m
 LIFT_M = np.array((0.0, 0.0, 0.08))  # above the grasp, before and after it
-# The socket is 40 mm wide and the peg 20 mm: from these, the jaws take equally long to touch.
 SOCKET_OPENING, PEG_OPENING = GRIPPER_OPEN, 0.65
+# The socket is 40 mm wide and the peg 20 mm, so the right jaws have further to go. From these, all
+# touch just before the arms turn: a peg that is lifted before it is held slips.
+SOCKET_CLOSING, PEG_CLOSING = 76, 72
+CLOSING_TICKS = 16
 MEETING_POINT_M = np.array((-0.05, 0.5, 0.20))  # of the left gripper
 PEG_RISE_M = 0.010  # the peg is held above its middle and the socket below it
 APPROACH_M = 0.19  # from gripper to gripper; the peg reaches the socket's mouth at 0.12 m
@@ -73,7 +76,7 @@ def _left_path(start: GripperPose, socket: NDArray[np.float64]) -> ArmPath:
             _level("left", 165, MEETING_POINT_M),
             _level("left", 260, MEETING_POINT_M),
         ],
-        openings=_jaws(SOCKET_OPENING),
+        openings=_jaws(SOCKET_OPENING, SOCKET_CLOSING),
     )
 
 
@@ -90,7 +93,7 @@ def _right_path(start: GripperPose, peg: NDArray[np.float64]) -> ArmPath:
             _level("right", 215, at(INSERT_M)),
             _level("right", 260, at(INSERT_M)),
         ],
-        openings=_jaws(PEG_OPENING),
+        openings=_jaws(PEG_OPENING, PEG_CLOSING),
     )
 
 
@@ -103,13 +106,13 @@ def _pick_up(side: Side, start: GripperPose, thing: NDArray[np.float64]) -> list
     ]
 
 
-def _jaws(opening: float) -> list[OpeningAt]:
-    """Returns commands that the jaws follow about 12 ticks later."""
+def _jaws(opening: float, closing: int) -> list[OpeningAt]:
+    """Returns commands that the jaws follow about 12 ticks later; they close from `closing` on."""
     return [
         OpeningAt(tick=0, opening=GRIPPER_START),
         OpeningAt(tick=54, opening=opening),
-        OpeningAt(tick=76, opening=opening),
-        OpeningAt(tick=92, opening=GRIPPER_CLOSED),
+        OpeningAt(tick=closing, opening=opening),
+        OpeningAt(tick=closing + CLOSING_TICKS, opening=GRIPPER_CLOSED),
     ]
 
 
