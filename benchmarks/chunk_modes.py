@@ -27,23 +27,18 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import multiprocessing
-import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
+from kept_episodes import KeptEpisodes, in_groups, play_jobs, policy_digest, print_rows
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
 
 from flux_core.robots import RobotSpec, motion_limits, robot_spec
 from flux_runtime.bench import hardware
@@ -70,7 +65,6 @@ DEMONSTRATED_JERK = (
 """The lines `acceleration q999` and `jerk q999` of `flux-data stats DEMONSTRATIONS --motion`, for
 those of the shipped policy."""
 FIRST_SEED = 10_000
-SEEDS_AT_ONCE = 10
 SAME_AS_SYNC = ("async", "rtc")
 """Modes that are the sync mode without a delay; there, a few episodes only show that they are."""
 NUM_SAME = 5
@@ -119,19 +113,23 @@ def main() -> int:
     add("--out", type=Path, help="write the figures as JSON")
     add("--markdown", action="store_true", help="print the table as in docs/numbers.md")
     options = parser.parse_args()
-    options.work.parent.mkdir(parents=True, exist_ok=True)
     cells = wanted_cells(options)
     if options.realtime and not options.kept:
         measure_in_real_time(options, cells)
     elif not options.kept:
         measure(options, cells)
-    episodes = kept(options)
+    episodes = kept(options).read()
     figures = [summary(cell, episodes) for cell in cells]
-    print_table(figures, is_markdown=options.markdown)
+    print_rows(table_rows(figures), is_markdown=options.markdown, width=200)
     if options.out:
         data = {"hardware": hardware(), "policy": policy_digest(options.bundle), "cells": figures}
         options.out.write_text(json.dumps(data, indent=1) + "\n")
     return 0
+
+
+def kept(options: argparse.Namespace) -> KeptEpisodes:
+    """Returns the work file's episodes of the policy."""
+    return KeptEpisodes(options.work, options.bundle)
 
 
 def wanted_cells(options: argparse.Namespace) -> list[Cell]:
@@ -155,38 +153,18 @@ def seeds_of(cell: Cell, options: argparse.Namespace) -> range:
 
 
 def measure(options: argparse.Namespace, cells: Sequence[Cell]) -> None:
-    """Runs the episodes that are not kept yet, and keeps them as soon as a job has ended."""
-    jobs = missing_jobs(options, cells)
-    begin, done = time.monotonic(), 0
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(options.jobs, context, initializer=_ignore_interrupt) as pool:
-        for future in as_completed([pool.submit(played, job) for job in jobs]):
-            keep(options, future.result())
-            done += 1
-            spent = time.monotonic() - begin
-            print(
-                f"{done} of {len(jobs)} jobs after {spent:.0f} s, "
-                f"{spent / done * (len(jobs) - done):.0f} s left",
-                file=sys.stderr,
-                flush=True,
-            )
+    """Runs the episodes that are not kept yet."""
+    play_jobs(played, missing_jobs(options, cells), kept(options), processes=options.jobs)
 
 
 def missing_jobs(options: argparse.Namespace, cells: Sequence[Cell]) -> list[Job]:
     """Returns the episodes that are not kept yet, a few per job."""
-    have = {(key_of(episode), episode["seed"]) for episode in kept(options)}
+    have = {(key_of(episode), episode["seed"]) for episode in kept(options).read()}
     jobs: list[Job] = []
     for cell in cells:
         missing = [seed for seed in seeds_of(cell, options) if (cell, seed) not in have]
-        for first in range(0, len(missing), SEEDS_AT_ONCE):
-            seeds = missing[first : first + SEEDS_AT_ONCE]
-            jobs.append(Job(cell=cell, bundle=options.bundle, seeds=seeds))
+        jobs += [Job(cell=cell, bundle=options.bundle, seeds=some) for some in in_groups(missing)]
     return jobs
-
-
-def _ignore_interrupt() -> None:
-    """Leaves Ctrl-C to the parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def played(job: Job) -> list[dict[str, Any]]:
@@ -306,10 +284,10 @@ def border_figures(
 
 def measure_in_real_time(options: argparse.Namespace, cells: Sequence[Cell]) -> None:
     """Runs each mode's episodes with the command, one mode after the other."""
-    have = {key_of(episode) for episode in kept(options)}
+    have = {key_of(episode) for episode in kept(options).read()}
     for cell in (cell for cell in cells if cell not in have):
         with tempfile.TemporaryDirectory() as folder:
-            keep(options, driven_in_real_time(cell, options, Path(folder) / "recording"))
+            kept(options).add(driven_in_real_time(cell, options, Path(folder) / "recording"))
 
 
 def driven_in_real_time(
@@ -342,28 +320,6 @@ def driven_in_real_time(
             }
         )
     return lines
-
-
-def keep(options: argparse.Namespace, episodes: Iterable[Mapping[str, Any]]) -> None:
-    """Appends episodes to the work file."""
-    policy = policy_digest(options.bundle)
-    with options.work.open("a") as file:
-        for episode in episodes:
-            file.write(json.dumps({"policy": policy, **episode}) + "\n")
-
-
-def kept(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Returns the episodes of the same policy in the work file."""
-    if not options.work.exists():
-        return []
-    policy = policy_digest(options.bundle)
-    lines = map(json.loads, options.work.read_text().splitlines())
-    return [line for line in lines if line["policy"] == policy]
-
-
-def policy_digest(bundle: Path) -> str:
-    """Returns the beginning of the SHA-256 of a policy's weights."""
-    return hashlib.sha256((bundle / "model.safetensors").read_bytes()).hexdigest()[:16]
 
 
 def key_of(episode: Mapping[str, Any]) -> Cell:
@@ -425,19 +381,6 @@ def table_rows(figures: Sequence[Mapping[str, Any]]) -> Iterator[list[str]]:
             found = each.get(name)
             row += [f"{found[figure]:,.3g}" for figure in FIGURES] if found else [""] * 3
         yield row
-
-
-def print_table(figures: Sequence[Mapping[str, Any]], *, is_markdown: bool) -> None:
-    """Prints a row per cell."""
-    header, *rows = table_rows(figures)
-    if is_markdown:
-        for row in (header, ["---"] * len(header), *rows):
-            print(f"| {' | '.join(row)} |")
-        return
-    table = Table(*header)
-    for row in rows:
-        table.add_row(*row)
-    Console(width=200).print(table)
 
 
 if __name__ == "__main__":

@@ -20,31 +20,25 @@ Finished episodes are kept in --work, so that a run that was ended goes on where
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
-import multiprocessing
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from disturbed_robot import (
     Blur,
     Brightness,
     Disturbance,
-    DisturbedRobot,
     MovedObject,
     NoisyJoints,
     Occlusion,
+    disturbed,
 )
-from rich.console import Console
-from rich.table import Table
+from kept_episodes import KeptEpisodes, in_groups, play_jobs, policy_digest, print_rows
 
 from flux_core.agreement import Changes
 from flux_core.robots import robot_spec
@@ -60,7 +54,6 @@ from flux_runtime.control.session import (
 )
 from flux_runtime.control.success import wilson_interval
 from flux_runtime.engines.status import engine_status
-from flux_runtime.robots import SimulatedRobot
 from flux_runtime.robots.aloha_sim import AlohaInsertionRobot, AlohaSimRobot
 
 ROBOT = "aloha-sim"
@@ -68,7 +61,7 @@ SUITES: Mapping[str, type[AlohaSimRobot]] = {
     "aloha-transfer-cube": AlohaSimRobot,
     "aloha-insertion": AlohaInsertionRobot,
 }
-FIRST_SEED, SEEDS_AT_ONCE = 10_000, 10
+FIRST_SEED = 10_000
 DELAYS = (0, 8, 12, 16)
 HORIZONS = (8, 16, 24, 32)
 DISTURBANCES: Mapping[str, Callable[[], Disturbance]] = {
@@ -145,16 +138,20 @@ def main() -> int:
     add("--out", type=Path, help="write the figures as JSON")
     add("--markdown", action="store_true", help="print the table as in docs/numbers.md")
     options = parser.parse_args()
-    options.work.mkdir(parents=True, exist_ok=True)
     rows = wanted_rows(options)
     refused = {} if options.kept else measure(options, rows)
-    episodes = kept(options)
+    episodes = kept(options).read()
     figures = [summary(row, episodes, refused.get(variant(row))) for row in rows]
-    print_table(figures, is_markdown=options.markdown)
+    print_rows(table_rows(figures), is_markdown=options.markdown, width=160)
     if options.out:
         data = {"hardware": hardware(), "policy": policy_digest(options.bundle), "rows": figures}
         options.out.write_text(json.dumps(data, indent=1) + "\n")
     return 0
+
+
+def kept(options: argparse.Namespace) -> KeptEpisodes:
+    """Returns the kept episodes of the policy."""
+    return KeptEpisodes(options.work / "episodes.jsonl", options.bundle)
 
 
 def wanted_rows(options: argparse.Namespace) -> list[Row]:
@@ -188,7 +185,7 @@ def variant(row: Row) -> Variant:
 
 
 def measure(options: argparse.Namespace, rows: Sequence[Row]) -> dict[Variant, str]:
-    """Runs the episodes that are not kept yet, and keeps them as soon as a job has ended.
+    """Exports and checks what is missing, and runs the episodes that are not kept yet.
 
     Returns:
         precision and engine -> why they were refused.
@@ -203,19 +200,7 @@ def measure(options: argparse.Namespace, rows: Sequence[Row]) -> dict[Variant, s
             print(f"{precision} on {engine}: {refused[precision, engine]}", file=sys.stderr)
     rows = [row for row in rows if variant(row) not in refused]
     jobs = missing_jobs(options, rows, bundles)
-    begin, done = time.monotonic(), 0
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(options.jobs, context, initializer=_ignore_interrupt) as pool:
-        for future in as_completed([pool.submit(played, job) for job in jobs]):
-            keep(options, future.result())
-            done += 1
-            spent = time.monotonic() - begin
-            print(
-                f"{done} of {len(jobs)} jobs after {spent:.0f} s, "
-                f"{spent / done * (len(jobs) - done):.0f} s left",
-                file=sys.stderr,
-                flush=True,
-            )
+    play_jobs(played, jobs, kept(options), processes=options.jobs)
     return refused
 
 
@@ -246,20 +231,14 @@ def missing_jobs(
     options: argparse.Namespace, rows: Sequence[Row], bundles: Mapping[Variant, Path]
 ) -> list[Job]:
     """Returns the episodes that are not kept yet, a few per job."""
-    have = {(row_of(episode), episode["seed"]) for episode in kept(options)}
+    have = {(row_of(episode), episode["seed"]) for episode in kept(options).read()}
     jobs: list[Job] = []
     for row in rows:
         seeds = range(options.seed, options.seed + options.episodes)
         missing = [seed for seed in seeds if (row, seed) not in have]
-        for first in range(0, len(missing), SEEDS_AT_ONCE):
-            some = missing[first : first + SEEDS_AT_ONCE]
-            jobs.append(Job(row=row, bundle=bundles[variant(row)], seeds=some))
+        bundle = bundles[variant(row)]
+        jobs += [Job(row=row, bundle=bundle, seeds=some) for some in in_groups(missing)]
     return jobs
-
-
-def _ignore_interrupt() -> None:
-    """Leaves Ctrl-C to the parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def played(job: Job) -> list[dict[str, Any]]:
@@ -283,8 +262,7 @@ def played(job: Job) -> list[dict[str, Any]]:
 def opened(job: Job) -> Iterator[Session]:
     """Opens the policy and the disturbed robot of a job."""
     row, times = job.row, StageTimes()
-    inner = SUITES[row.suite]()
-    robot = cast("SimulatedRobot", DisturbedRobot(inner, DISTURBANCES[row.disturbance]()))
+    robot = disturbed(SUITES[row.suite], DISTURBANCES[row.disturbance]())
     options = RunOptions(
         robot=ROBOT,
         bundle=job.bundle,
@@ -296,29 +274,6 @@ def opened(job: Job) -> Iterator[Session]:
     policy = open_policy(options, robot.spec, times, tasks=None)
     with connected(options, robot, policy, times) as session:
         yield session
-
-
-def keep(options: argparse.Namespace, episodes: Iterable[Mapping[str, Any]]) -> None:
-    """Appends episodes to the work file."""
-    policy = policy_digest(options.bundle)
-    with (options.work / "episodes.jsonl").open("a") as file:
-        for episode in episodes:
-            file.write(json.dumps({"policy": policy, **episode}) + "\n")
-
-
-def kept(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Returns the episodes of the same policy in the work file."""
-    path = options.work / "episodes.jsonl"
-    if not path.exists():
-        return []
-    policy = policy_digest(options.bundle)
-    lines = map(json.loads, path.read_text().splitlines())
-    return [line for line in lines if line["policy"] == policy]
-
-
-def policy_digest(bundle: Path) -> str:
-    """Returns the beginning of the SHA-256 of a policy's weights."""
-    return hashlib.sha256((bundle / "model.safetensors").read_bytes()).hexdigest()[:16]
 
 
 def row_of(episode: Mapping[str, Any]) -> Row:
@@ -361,19 +316,6 @@ def table_rows(figures: Sequence[Mapping[str, Any]]) -> Iterator[list[str]]:
             held = str(each["strict_success"]["episodes"])
             paired = [str(len(each["lost"])), str(len(each["won"])), f"{each['points']:+.1f}"]
             yield [*head, count, held, *paired]
-
-
-def print_table(figures: Sequence[Mapping[str, Any]], *, is_markdown: bool) -> None:
-    """Prints a row per row of the table."""
-    header, *rows = table_rows(figures)
-    if is_markdown:
-        for row in (header, ["---"] * len(header), *rows):
-            print(f"| {' | '.join(row)} |")
-        return
-    table = Table(*header)
-    for row in rows:
-        table.add_row(*row)
-    Console(width=160).print(table)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ SPEC = robot_spec("aloha-sim")
 
 @pytest.fixture(scope="module")
 def benchmark(repo_root: Path) -> ModuleType:
+    load_script(repo_root / "benchmarks" / "kept_episodes.py")
     return load_script(repo_root / "benchmarks" / "chunk_modes.py")
 
 
@@ -94,9 +95,9 @@ def test_finished_episodes_of_the_same_policy_are_not_run_again(
     benchmark: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = options(tmp_path)
-    benchmark.keep(settings, [episode(1), episode(2)])
-    assert [line["seed"] for line in benchmark.kept(settings)] == [1, 2]
-    assert benchmark.key_of(benchmark.kept(settings)[0]) == benchmark.Cell(
+    benchmark.kept(settings).add([episode(1), episode(2)])
+    assert [line["seed"] for line in benchmark.kept(settings).read()] == [1, 2]
+    assert benchmark.key_of(benchmark.kept(settings).read()[0]) == benchmark.Cell(
         mode="sync", delay=0, limits="robot"
     )
     missing = benchmark.missing_jobs(
@@ -108,4 +109,4 @@ def test_finished_episodes_of_the_same_policy_are_not_run_again(
     )
     assert [list(job.seeds) for job in missing] == [[3, 4], [1, 2, 3, 4]]
     (settings.bundle / "model.safetensors").write_bytes(b"other weights")
-    assert benchmark.kept(settings) == []
+    assert benchmark.kept(settings).read() == []

@@ -26,6 +26,7 @@ def disturbed(repo_root: Path) -> ModuleType:
 
 @pytest.fixture(scope="module")
 def benchmark(disturbed: ModuleType, repo_root: Path) -> ModuleType:
+    load_script(repo_root / "benchmarks" / "kept_episodes.py")
     return load_script(repo_root / "benchmarks" / "success.py")
 
 
@@ -81,13 +82,13 @@ def test_finished_episodes_of_the_same_policy_are_not_run_again(
     benchmark: ModuleType, tmp_path: Path
 ) -> None:
     settings = options(tmp_path)
-    benchmark.keep(settings, [episode(benchmark, 1), episode(benchmark, 2)])
+    benchmark.kept(settings).add([episode(benchmark, 1), episode(benchmark, 2)])
     rows = [benchmark.Row(suite=SUITE), benchmark.Row(suite=SUITE, horizon=8)]
     bundles = {("fp32", "onnxruntime"): settings.bundle}
     missing = benchmark.missing_jobs(settings, rows, bundles)
     assert [list(job.seeds) for job in missing] == [[3, 4], [1, 2, 3, 4]]
     (settings.bundle / "model.safetensors").write_bytes(b"other weights")
-    assert benchmark.kept(settings) == []
+    assert benchmark.kept(settings).read() == []
 
 
 def test_pictures_and_joints_are_disturbed_as_said(disturbed: ModuleType) -> None:
