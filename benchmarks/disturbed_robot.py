@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,6 @@ from flux_core.robots import RobotSpec
 from flux_core.sim import AlohaArms, AlohaInsertionSim
 from flux_core.sim.aloha import CUBE_LOWER_M, CUBE_UPPER_M
 from flux_core.sim.aloha_insertion import PEG_LOWER_M, PEG_UPPER_M
-from flux_core.types import Observation
 from flux_runtime.robots.aloha_sim import AlohaSimRobot
 
 Picture = NDArray[np.uint8]
@@ -118,37 +116,49 @@ class MovedObject(Disturbance):
         position[:] = places[is_inside][0]
 
 
-class DisturbedRobot:
-    """A simulated robot behind a disturbance."""
+class DisturbedSimulation:
+    """A simulation behind a disturbance."""
 
-    def __init__(self, robot: AlohaSimRobot, disturbance: Disturbance) -> None:
-        self._robot, self._disturbance = robot, disturbance
+    def __init__(self, simulation: AlohaArms, disturbance: Disturbance) -> None:
+        self._simulation, self._disturbance = simulation, disturbance
         self._begin(0)
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._robot, name)
+    @property
+    def time_s(self) -> float:
+        return self._simulation.time_s
 
     def reset(self, seed: int) -> None:
-        self._robot.reset(seed)
+        self._simulation.reset(seed)
         self._begin(seed)
 
     def state(self) -> NDArray[np.float32]:
-        return self._disturbance.state(self._robot.state())
+        return self._disturbance.state(self._simulation.state())
 
-    def observe(self, prompt: str, cameras: Sequence[str]) -> Observation:
-        seen = self._robot.observe(prompt, cameras)
-        images = {name: self._disturbance.picture(each) for name, each in seen.images.items()}
-        return replace(seen, images=images, state=self._disturbance.state(seen.state))
+    def render(self, cameras: Sequence[str]) -> dict[str, Picture]:
+        pictures = self._simulation.render(cameras)
+        return {name: self._disturbance.picture(each) for name, each in pictures.items()}
 
-    def command(self, action: NDArray[np.float32]) -> None:
-        self._robot.command(action)
+    def step(self, action: NDArray[np.float32]) -> None:
+        self._simulation.step(action)
         self._steps += 1
-        simulation: Any = self._robot._connected
-        self._disturbance.after_step(simulation, self._steps)
+        self._disturbance.after_step(self._simulation, self._steps)
 
-    def render(self, cameras: Sequence[str]) -> Mapping[str, Picture]:
-        return self._robot.render(cameras)
+    def stages(self) -> Mapping[str, bool]:
+        return self._simulation.stages()
+
+    def close(self) -> None:
+        self._simulation.close()
 
     def _begin(self, seed: int) -> None:
         self._disturbance.begin(np.random.default_rng(seed))
         self._steps = 0
+
+
+def disturbed(robot: type[AlohaSimRobot], disturbance: Disturbance) -> AlohaSimRobot:
+    """Returns a robot of this class in a simulation behind the disturbance."""
+
+    class Robot(robot):  # type: ignore[misc, valid-type]
+        def _make_simulation(self) -> Any:
+            return DisturbedSimulation(super()._make_simulation(), disturbance)
+
+    return Robot()
