@@ -24,7 +24,7 @@ check "ruff format" ruff format --check .
 mapfile -t sources < <(cpp_sources)
 check "clang-format" clang-format --dry-run -Werror "${sources[@]}"
 check "pyright" pyright
-check "shellcheck" shellcheck scripts/*.sh scripts/environments/*.sh scripts/slurm/* .ci/run benchmarks/gpu/prepare.sh
+check "shellcheck" shellcheck scripts/*.sh scripts/environments/*.sh scripts/slurm/* .ci/run benchmarks/*/*.sh
 check "links" python scripts/check_links.py
 check "codespell" codespell
 

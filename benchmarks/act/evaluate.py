@@ -62,9 +62,6 @@ class AlohaEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         self.observation_space = gymnasium.spaces.Dict({"pixels": pixels, "agent_pos": joints})
         self.action_space = joints
 
-    def task(self) -> str:
-        return self.task_description
-
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
@@ -83,7 +80,7 @@ class AlohaEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         is_held = has_succeeded and stages[self._end_state]
         self._held_steps = self._held_steps + 1 if is_held else 0
         is_done = self._held_steps >= HOLD_STEPS
-        told = {"is_success": has_succeeded, "is_strict_success": is_done}
+        told = {"is_success": has_succeeded}
         return self._observation(), float(has_succeeded), is_done, self._steps >= MAX_STEPS, told
 
     def _observation(self) -> Observation:

@@ -3,9 +3,9 @@
 #
 #   bash benchmarks/act/train.sh DATASET OUT STEPS SAVE_EVERY [OPTION ...]
 #
-# OPTIONs go to lerobot-train. Everything is LeRobot's default except: one camera image as recorded,
-# no pretrained ResNet (weights come from a hub), a batch of 8 and no dataset statistics of ImageNet.
-# OUT/time.txt gets the CPU time.
+# OPTIONs go to lerobot-train. Everything is LeRobot's default except: a ResNet without pretrained
+# weights, which come from a hub, and without their mean and deviation of pixels. All recorded cameras
+# are used as recorded, and loaded by the process that trains. OUT/time.txt gets the CPU time.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
