@@ -106,8 +106,8 @@ def _load_triton() -> None:
     """Loads triton's library, if there is one, before Mesa renders for the first time.
 
     Both contain an LLVM. Mesa's is loaded with global symbols, which triton's would take for its
-    own: the import of triton, as by torch, would end a process that has rendered. What is wrong with
-    a library that cannot be loaded is said by that import.
+    own: the import of triton, as by torch, would end a process that has rendered. What is wrong
+    with a library that cannot be loaded is said by that import.
     """
     spec = importlib.util.find_spec("triton") if sys.platform == "linux" else None
     if spec is not None and spec.origin is not None:
