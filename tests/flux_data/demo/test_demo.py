@@ -264,6 +264,17 @@ def test_both_tasks_alternate_each_with_its_own_noise_and_words(
     assert words == [[TRANSFER_CUBE.words], [INSERTION.words]] * 2
 
 
+def test_a_camera_is_recorded_as_among_all(dataset: Path, tmp_path: Path) -> None:
+    settings = ("--cameras", "cam_left_wrist", "--noise", "0.003", "--seed", "1")
+    assert record(tmp_path / "one", *settings) == 0
+    only = open_lerobot(tmp_path / "one")
+    assert only.video_keys == ("observation.images.cam_left_wrist",)
+    kept = [name for name in digests(tmp_path / "one") if name.endswith((".mp4", ".parquet"))]
+    assert len(kept) == 4
+    for name in kept:
+        assert (tmp_path / "one" / name).read_bytes() == (dataset / name).read_bytes()
+
+
 def test_an_insertion_is_recorded_as_it_was_played(
     tmp_path: Path, insertion_sim: AlohaInsertionSim
 ) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.pool import Pool
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from rich.progress import Progress
 
 from flux_core import __version__
 from flux_core.errors import DataError
-from flux_core.robots import robot_spec
+from flux_core.robots import RobotSpec, robot_spec
 from flux_core.sim import AlohaArms
 
 from ..lerobot.recorder import EpisodeRecorder, robot_features, video_key
@@ -51,6 +51,7 @@ class DemoSettings:
             script's own.
         height: height of the images in pixels, even.
         width: width of the images in pixels, even.
+        cameras: names among the robot's cameras.
     """
 
     out: Path
@@ -62,6 +63,12 @@ class DemoSettings:
     noise: float | None
     height: int
     width: int
+    cameras: tuple[str, ...]
+
+    @property
+    def spec(self) -> RobotSpec:
+        """The robot with the recorded cameras only."""
+        return replace(robot_spec("aloha-sim"), cameras=self.cameras)
 
     def noise_of(self, script: AlohaScript) -> float:
         """Returns the noise that `script` is played with, rad."""
@@ -99,7 +106,7 @@ def generate(settings: DemoSettings) -> dict[str, Any]:
     check_new(settings.out)
     for name in settings.tasks:  # reports a missing dependency once, not in every worker
         SCRIPTS[name].simulator(cameras=()).close()
-    spec = robot_spec("aloha-sim")
+    spec = settings.spec
     settings.out.parent.mkdir(parents=True, exist_ok=True)
     features = robot_features(spec, settings.height, settings.width)
     writer = WriterV21(settings.out, fps=spec.control_hz, robot_type=spec.name, features=features)
@@ -180,14 +187,15 @@ def ignore_interrupt() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-_sims: dict[tuple[str, int, int], AlohaArms] = {}
-"""The simulators of this worker process, by task and image size."""
+_sims: dict[tuple[str, int, int, tuple[str, ...]], AlohaArms] = {}
+"""The simulators of this worker process, by task, image size and cameras."""
 
 
 def _worker_sim(settings: DemoSettings, script: AlohaScript) -> AlohaArms:
-    key = (script.name, settings.height, settings.width)
+    height, width, cameras = settings.height, settings.width, settings.cameras
+    key = (script.name, height, width, cameras)
     if key not in _sims:
-        _sims[key] = script.simulator(height=settings.height, width=settings.width)
+        _sims[key] = script.simulator(height=height, width=width, cameras=cameras)
     return _sims[key]
 
 
@@ -202,7 +210,7 @@ def _attempt(job: tuple[DemoSettings, str, int]) -> ScriptResult:
 def _record(job: tuple[DemoSettings, PlannedEpisode]) -> Episode:
     """Renders one episode."""
     settings, episode = job
-    script, spec = SCRIPTS[episode.task], robot_spec("aloha-sim")
+    script, spec = SCRIPTS[episode.task], settings.spec
     sim, noise = _worker_sim(settings, script), settings.noise_of(script)
     features = robot_features(spec, settings.height, settings.width)
     with EpisodeRecorder(episode.folder, spec.control_hz, features) as recorder:
