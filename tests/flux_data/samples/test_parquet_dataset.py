@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from flux_core.errors import DataError
+from flux_core.errors import ConfigError, DataError
 from flux_core.transforms import RelativeActions
 from flux_data.lerobot.dataset import open_lerobot
 from flux_data.samples.collate import DictCollator
@@ -99,6 +99,44 @@ def test_frames_in_any_order_are_the_right_frames(version: str, shared_data: Pat
             time_s = segment.start_s + wanted / source.fps
             image = reader.frame(segment.path, time_s, 0.5 / source.fps)
             assert barcode(image) == (position << 10) | (wanted << 2) | camera
+
+
+def test_a_share_of_the_samples_shows_a_frame_of_another_task(v21: Path) -> None:
+    source = open_lerobot(v21)
+    usual, mixed = (
+        dataset_config(v21, action_window_size=2, pictures_of_other_tasks=share).build()
+        for share in (0.0, 0.25)
+    )
+    others = 0
+    for index in range(0, source.num_frames, 30):
+        sample, same = mixed[index], usual[index]
+        for name in ("states", "actions", "task_description"):
+            np.testing.assert_array_equal(sample[name], same[name])
+        shown = [barcode(image) for image in sample["images"]]
+        if shown == [barcode(image) for image in same["images"]]:
+            continue
+        others += 1
+        assert [number & 3 for number in shown] == [0, 1, 2]
+        assert len({number >> 2 for number in shown}) == 1  # one frame, of all cameras
+        first_row = int(source.lengths[: shown[0] >> 10].sum())
+        assert usual.raw_sample(first_row).task != sample["task_description"]
+    assert 5 <= others <= 25  # of 60: 15 expected
+    np.testing.assert_array_equal(mixed[30]["images"], mixed[30]["images"])
+
+
+def test_pictures_of_other_tasks_need_another_task(v21: Path, tmp_path: Path) -> None:
+    root = tmp_path / "one_task"
+    shutil.copytree(v21, root)
+    tasks = root / "meta" / "tasks.jsonl"
+    only = json.loads(tasks.read_text().splitlines()[0])["task"]
+    lines = (json.dumps({"task_index": index, "task": only}) for index in range(4))
+    tasks.write_text("".join(f"{line}\n" for line in lines))
+    dataset = dataset_config(root, pictures_of_other_tasks=0.9).build()
+    with pytest.raises(DataError, match=f"several tasks, got '{only}'"):
+        for index in range(10):
+            dataset[index]
+    with pytest.raises(ConfigError, match=r"at least 0 and less than 1, got 1\.0"):
+        dataset_config(v21, pictures_of_other_tasks=1.0)
 
 
 def test_a_real_robots_recording_can_be_read(shared_data: Path) -> None:

@@ -75,6 +75,11 @@ RULES: dict[str, Rule] = {
         "ParquetDataset",
         *("window_start_idx", "supervise_terminal_padding"),
     ),
+    **_rules(
+        "free",
+        "augmentation is for training only",
+        *("ParquetDataset", "pictures_of_other_tasks"),
+    ),
     **_rules("free", "another copy of the same frames", "ParquetDataset", "frame_cache"),
     **_rules("free", "the tasks are compared with the robot's", "ParquetDataset", "task_key"),
     # Tokenizers, on both sides.

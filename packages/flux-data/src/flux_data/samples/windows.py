@@ -53,6 +53,9 @@ SKIPPED_TASKS = ("empty", "static")
 WINDOWS_AT_ONCE = 1024
 """How many windows are in memory while statistics are computed."""
 
+TRIES = 1000
+"""Random samples that are looked at to find one of another task."""
+
 
 class ParquetDataset:
     """Samples of one or several LeRobot directories of the same robot.
@@ -83,6 +86,9 @@ class ParquetDataset:
             supervise_terminal_padding: whether the repeated actions at an episode's end count in
                 the loss, as in LeRobot.
             frame_cache: the folder of `flux-data pack --out`; default: beside the dataset.
+            pictures_of_other_tasks: share of the samples that show a random frame of another task.
+                Where the scene gives the task away, a network need not read its prompt; with these
+                samples, it does what the words say, whatever it sees.
         """
 
         data_root_path: str | tuple[str, ...]
@@ -94,10 +100,16 @@ class ParquetDataset:
         window_start_idx: int = 1
         supervise_terminal_padding: bool = False
         frame_cache: str | None = None
+        pictures_of_other_tasks: float = 0.0
 
         def __post_init__(self) -> None:
             check_at_least(1, self, "action_window_size")
             check_at_least(0, self, "window_start_idx")
+            if not 0.0 <= self.pictures_of_other_tasks < 1.0:
+                raise ConfigError(
+                    "pictures_of_other_tasks: expected at least 0 and less than 1, got "
+                    f"{self.pictures_of_other_tasks}"
+                )
             if not self.roots:
                 raise ConfigError("data_root_path: expected at least one directory, got none")
             self.pipeline.check()
@@ -247,8 +259,27 @@ class ParquetDataset:
         """Returns the sample as the first transform gets it, with the cameras' frames."""
         part, within = self._locate(index)
         raw = part.sample(within)
-        sample = {**raw.named(), "images": part.frames.read(raw)}
+        share = self.config.pictures_of_other_tasks
+        if share and rng.random() < share:
+            images = self._images_of_another_task(raw.task, rng)
+        else:
+            images = part.frames.read(raw)
+        sample = {**raw.named(), "images": images}
         return {**sample, "info": part.source.info, "stats": self.stats, "rng": rng}
+
+    def _images_of_another_task(
+        self, task: str, rng: np.random.Generator
+    ) -> list[NDArray[np.uint8]]:
+        """Returns the cameras' frames of a random sample whose task is not `task`."""
+        for _ in range(TRIES):
+            part, within = self._locate(int(rng.integers(len(self))))
+            raw = part.sample(within)
+            if raw.task != task:
+                return part.frames.read(raw)
+        raise DataError(
+            f"pictures_of_other_tasks: expected samples of several tasks, got {task!r} in {TRIES} "
+            "random samples"
+        )
 
     def column(self, key: str) -> NDArray[np.generic]:
         """Returns one feature over all frames, including frames that are not samples."""

@@ -271,31 +271,41 @@ def shared_transforms(robot: SmallRobot, policy: Policy = "pi05") -> list[Sectio
 def small_data(
     robot: SmallRobot,
     *,
-    data_root_path: str,
+    data_root_path: str | Sequence[str],
     action_horizon: int,
     batch_size: int,
     num_workers: int = 1,
     columns: Columns | Section | None = None,
     units: Sequence[Section] = (),
     policy: Policy = "pi05",
+    augmentation: Section | None = None,
+    pictures_of_other_tasks: float = 0.0,
 ) -> Section:
     """Batches from demonstrations of one robot, with recorded actions.
 
     Args:
         robot: whose they are.
-        data_root_path: a LeRobot directory.
+        data_root_path: a LeRobot directory, or several.
         action_horizon: steps of a chunk.
         batch_size: samples per step.
         num_workers: of the data loader.
         columns: the dataset's names for state, actions and cameras; default: LeRobot's.
         units: transforms before the normalisation.
         policy: 'pi05' or 'gr00t', which decides the prompt.
+        augmentation: an `AugmentImages` of the resized pictures.
+        pictures_of_other_tasks: as in `ParquetDataset.Config`.
     """
     loader = dict(per_device_batch_size=batch_size, per_device_num_workers=num_workers)
-    transforms = [*units, *shared_transforms(robot, policy)]
+    *observed, normalize_images = shared_transforms(robot, policy)
+    transforms = [*units, *observed]
+    if augmentation is not None:
+        transforms.append(dict(augmentation))
+    transforms.append(normalize_images)
     if policy == "gr00t":
         transforms.append(dict(type="DropStates", share=DROPPED_STATES))
     dataset = _dataset(robot, data_root_path, action_horizon, Columns.read(columns), transforms)
+    if pictures_of_other_tasks:
+        dataset["datasets"]["pictures_of_other_tasks"] = pictures_of_other_tasks
     return dict(loader, dataset=dataset)
 
 
@@ -348,14 +358,16 @@ def small_libero_object_data(
 
 def _dataset(
     robot: SmallRobot,
-    data_root_path: str,
+    data_root_path: str | Sequence[str],
     action_horizon: int,
     columns: Columns,
     transforms: Sequence[Section],
 ) -> Section:
     dataset = dict(
         type="ParquetDataset",
-        data_root_path=data_root_path,
+        data_root_path=(
+            data_root_path if isinstance(data_root_path, str) else list(data_root_path)
+        ),
         transforms=[columns.inputs(robot.cameras), *transforms],
         action_window_size=action_horizon,
         **columns.window(),
