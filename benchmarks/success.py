@@ -25,7 +25,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -272,6 +272,8 @@ def opened(job: Job) -> Iterator[Session]:
         changes=Changes(execution_horizon=row.horizon),
     )
     policy = open_policy(options, robot.spec, times, tasks=None)
+    if robot.task in policy.manifest.tasks.values():
+        options = replace(options, task=robot.task)
     with connected(options, robot, policy, times) as session:
         yield session
 

@@ -1,6 +1,7 @@
 """A small pi0.5 that puts a peg into a socket, an arm for each; trains in minutes on two CPU cores.
 
-flux-data demo aloha-sim --task insertion --noise 0.004 --episodes 160 --seed 1000 --out data/peg
+flux-data demo aloha-sim --task insertion --noise 0.004 --cameras cam_high --episodes 160 \\
+  --seed 1000 --out data/peg
 flux-data pack data/peg --size 96x128
 flux-train configs/pi05/pi05_small_aloha_insertion.py demo_output/peg_policy
 flux-export demo_output/peg_policy/checkpoint_epoch_3.pt --out demo_output/peg_bundle

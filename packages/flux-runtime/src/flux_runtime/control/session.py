@@ -351,7 +351,12 @@ def shipped_policy(robot: str) -> Path:
             f"--bundle: expected a bundle, got none, and flux ships no policy for robot {robot}. "
             f"Name one with --bundle DIR."
         )
-    path = Path(__file__).parents[1] / "policies" / SHIPPED_POLICIES[robot]
+    return policy_folder(SHIPPED_POLICIES[robot])
+
+
+def policy_folder(name: str) -> Path:
+    """Returns the directory of a bundle that is shipped with this package."""
+    path = Path(__file__).parents[1] / "policies" / name
     if not path.is_dir():
         raise BundleError(
             f"{path}: expected the shipped policy, got no such folder. Name one with --bundle DIR, "

@@ -135,11 +135,11 @@ def _bundle(args: argparse.Namespace, suite: Suite, say: Callable[[str], None]) 
         out = args.checkpoint.with_suffix("")
         export_checkpoint(args.checkpoint, out, suite.robot, lambda what, *_: say(what))
         return out
-    if not suite.has_shipped_policy:
+    if suite.shipped_policy is None:
         raise UsageError(
             f"--suite {args.suite}: expected a policy, got none, and flux ships none for this "
             f"suite. Name one with --bundle DIR or --checkpoint F."
         )
-    from ..control.session import shipped_policy
+    from ..control.session import policy_folder
 
-    return shipped_policy(suite.robot)
+    return policy_folder(suite.shipped_policy)

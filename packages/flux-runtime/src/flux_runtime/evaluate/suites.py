@@ -46,7 +46,7 @@ class Suite:
         hold_ticks: number of ticks for which the end state must hold before an episode ends early;
             with 1, it ends at the first success.
         stages: the stages whose rates are reported in addition to success.
-        has_shipped_policy: whether flux ships a policy for this suite.
+        shipped_policy: name of the policy that flux ships for this suite.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Suite:
     max_steps: int
     hold_ticks: int
     stages: tuple[str, ...]
-    has_shipped_policy: bool = False
+    shipped_policy: str | None = None
 
 
 def suite_names() -> tuple[str, ...]:
@@ -90,7 +90,7 @@ def select_tasks(suite: Suite, wanted: Sequence[str]) -> tuple[SuiteTask, ...]:
 
 
 def _aloha(
-    name: str, robot: type[AlohaSimRobot], *stages: str, has_shipped_policy: bool = False
+    name: str, robot: type[AlohaSimRobot], *stages: str, shipped_policy: str
 ) -> Suite:
     task = SuiteTask(name=name, words=robot.task, make_robot=robot)
     return Suite(
@@ -102,7 +102,7 @@ def _aloha(
         max_steps=DEFAULT_MAX_STEPS,
         hold_ticks=STRICT_HOLD_TICKS,
         stages=stages,
-        has_shipped_policy=has_shipped_policy,
+        shipped_policy=shipped_policy,
     )
 
 
@@ -136,9 +136,14 @@ def _suites() -> dict[str, Suite]:
             "aloha-transfer-cube",
             AlohaSimRobot,
             *("touched", "lifted", "transferred"),
-            has_shipped_policy=True,
+            shipped_policy="aloha_sim_transfer_cube",
         ),
-        _aloha("aloha-insertion", AlohaInsertionRobot, "touched", "lifted", "met", "inserted"),
+        _aloha(
+            "aloha-insertion",
+            AlohaInsertionRobot,
+            *("touched", "lifted", "met", "inserted"),
+            shipped_policy="aloha_sim_both",
+        ),
     )
     libero = (_libero(name, max_steps) for name, max_steps in LIBERO_MAX_STEPS.items())
     return {suite.name: suite for suite in (*aloha, *libero)}

@@ -14,7 +14,7 @@ class AlohaSimRobot(RobotInSimulation):
     """Hands a cube from the right arm to the left one."""
 
     name = "aloha-sim"
-    task = "pick up the cube with the right arm and transfer it to the left arm"
+    task = "transfer the cube"
     success_stage = "transferred"
     end_state = "held_by_left_only"
 
