@@ -1,16 +1,19 @@
-"""Evaluates a checkpoint of LeRobot's policy in the simulated ALOHA, by LeRobot's own rollout.
+"""Evaluates the checkpoints of LeRobot's policy in the simulated ALOHA, by LeRobot's own rollout.
 
-    .venv-act/bin/python benchmarks/act/evaluate.py CHECKPOINT --task insertion --out act.json
+    .venv-act/bin/python benchmarks/act/evaluate.py RUN --task insertion
 
-CHECKPOINT is a folder `pretrained_model`. The simulator, its pictures, the seeds, the longest
-episode and the rules of success are those of `flux-eval`.
+The simulator, its pictures, the seeds, the longest episode and the rules of success are those of
+`flux-eval`. Pictures are rendered as the demonstrations were, and reduced to the size of the
+checkpoint's as flux does it. Each checkpoint of RUN that has no result yet gets one.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
+import contextlib
+import io
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -24,8 +27,10 @@ from lerobot.policies.factory import get_policy_class, make_pre_post_processors
 from lerobot.processor import PolicyProcessorPipeline
 from lerobot.scripts.lerobot_eval import rollout
 from numpy.typing import NDArray
+from runs import EPISODES, FIRST_SEED, ROOT, Episode, Policy, Run, sha256
 
 from flux_core.sim import AlohaInsertionSim, AlohaSim
+from flux_core.transforms.images import resize_to
 
 TASKS = {
     "transfer-cube": (
@@ -43,91 +48,155 @@ TASKS = {
 }
 MAX_STEPS, HOLD_STEPS = 400, 25
 """As in flux-eval: an episode ends early once its end state has held for so many steps."""
+AT_ONCE = 10
+"""Episodes in one rollout, which share the network's calls."""
 
 Observation = dict[str, Any]
 
 
 class AlohaEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
-    """The simulated ALOHA as LeRobot's rollout expects an environment."""
+    """The simulated ALOHA as LeRobot's rollout expects an environment.
+
+    Args:
+        task: a key of TASKS.
+        cameras: those that the policy sees.
+        size: height and width of the pictures.
+        seen_every: the policy looks at the first picture, and at one every so many steps. The
+            others are not rendered: rendering takes more time than all else.
+    """
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": [], "render_fps": 50}
     _max_episode_steps = MAX_STEPS
 
-    def __init__(self, task: str, cameras: tuple[str, ...]) -> None:
+    def __init__(
+        self, task: str, cameras: tuple[str, ...], size: tuple[int, int], seen_every: int
+    ) -> None:
         simulation, self.task_description, self._success, self._end_state = TASKS[task]
         self._sim = simulation(cameras=cameras)
-        picture = gymnasium.spaces.Box(0, 255, (self._sim.height, self._sim.width, 3), np.uint8)
+        self._resize, self._seen_every = resize_to(*size), seen_every
+        picture = gymnasium.spaces.Box(0, 255, (*size, 3), np.uint8)
         joints = gymnasium.spaces.Box(-np.inf, np.inf, (14,), np.float32)
         pixels = gymnasium.spaces.Dict(dict.fromkeys(cameras, picture))
         self.observation_space = gymnasium.spaces.Dict({"pixels": pixels, "agent_pos": joints})
         self.action_space = joints
 
+    @property
+    def has_succeeded(self) -> bool:
+        """Whether the task has been done at any time of the episode."""
+        return self._sim.stages()[self._success]
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the end state has held long enough."""
+        return self._held_steps >= HOLD_STEPS
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the episode has ended."""
+        return self.is_held or self._steps >= MAX_STEPS
+
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        assert seed is not None, "every episode has its seed"
-        self._sim.reset(seed)
-        self._steps = self._held_steps = 0
-        return self._observation(), {"is_success": False}
+        """Begins the episode of a seed. Without one, which is the vector environment's way after an
+        episode, the robot stands until the other episodes have ended."""
+        if seed is not None:
+            self._sim.reset(seed)
+            self._steps = self._held_steps = 0
+        return self._observation(), {"is_success": self.has_succeeded}
 
     def step(
         self, action: NDArray[np.float32]
     ) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        self._sim.step(np.asarray(action, np.float32))
-        self._steps += 1
-        stages = self._sim.stages()
-        has_succeeded = stages[self._success]
-        is_held = has_succeeded and stages[self._end_state]
-        self._held_steps = self._held_steps + 1 if is_held else 0
-        is_done = self._held_steps >= HOLD_STEPS
-        told = {"is_success": has_succeeded}
-        return self._observation(), float(has_succeeded), is_done, self._steps >= MAX_STEPS, told
+        """Moves the robot, if the episode has not ended."""
+        if not self.is_over:
+            self._sim.step(np.asarray(action, np.float32))
+            self._steps += 1
+            is_held_now = self.has_succeeded and self._sim.stages()[self._end_state]
+            self._held_steps = self._held_steps + 1 if is_held_now else 0
+        reward, told = float(self.has_succeeded), {"is_success": self.has_succeeded}
+        return self._observation(), reward, self.is_held, self._steps >= MAX_STEPS, told
 
     def _observation(self) -> Observation:
-        return {"pixels": self._sim.render(), "agent_pos": self._sim.state()}
+        if self._steps % self._seen_every == 0 and not self.is_over:
+            pictures = self._sim.render().items()
+            self._pictures = {name: self._resize.resize(picture) for name, picture in pictures}
+        return {"pixels": self._pictures, "agent_pos": self._sim.state()}
 
 
 def main() -> int:
-    """Evaluates, and writes a line per episode and the totals."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Evaluates, and writes a file per checkpoint."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
-    add("checkpoint", type=Path, metavar="CHECKPOINT")
+    add("run", metavar="RUN", type=Run)
     add("--task", choices=TASKS, required=True)
-    add("--episodes", type=int, default=200)
-    add("--seed", type=int, default=10_000)
+    add("--episodes", type=int, default=EPISODES)
+    add("--seed", type=int, default=FIRST_SEED)
+    add("--steps", type=int, nargs="+", help="only the checkpoints after so many steps")
     add("--n-action-steps", type=int, help="steps of a chunk that are executed; default: its own")
-    add("--out", type=Path, required=True, help="JSON")
     options = parser.parse_args()
-    config = PreTrainedConfig.from_pretrained(options.checkpoint)
-    if options.n_action_steps is not None:
-        config.n_action_steps = options.n_action_steps  # type: ignore[attr-defined]
-    config.device = "cpu"
-    policy = get_policy_class(config.type).from_pretrained(options.checkpoint, config=config).eval()
-    before, after = make_pre_post_processors(config, str(options.checkpoint))
-    cameras = tuple(name.removeprefix("observation.images.") for name in config.image_features)
-    env = gymnasium.vector.SyncVectorEnv([lambda: AlohaEnv(options.task, cameras)])
-    unchanged: Any = PolicyProcessorPipeline(steps=[])
-    episodes: list[dict[str, Any]] = []
-    begin = time.process_time()
-    for seed in range(options.seed, options.seed + options.episodes):
-        torch.manual_seed(seed)
-        ran = rollout(env, policy, unchanged, unchanged, before, after, seeds=[seed])
-        steps = int(ran["done"][0].int().argmax()) + 1
-        episodes.append({"seed": seed, "success": bool(ran["reward"][0].any()), "steps": steps})
-    won = sum(episode["success"] for episode in episodes)
-    weights = (options.checkpoint / "model.safetensors").read_bytes()
-    report = {
-        "task": options.task,
-        "success": won,
-        "episodes": len(episodes),
-        "n_action_steps": config.n_action_steps,  # type: ignore[attr-defined]
-        "sha256": hashlib.sha256(weights).hexdigest(),
-        "cpu_s": time.process_time() - begin,
-        "each": episodes,
-    }
-    options.out.write_text(json.dumps(report, indent=1) + "\n")
-    print(f"{options.task}: {won} of {len(episodes)}")
+    os.chdir(ROOT)
+    for checkpoint in sorted(options.run.folder.glob("checkpoints/[0-9]*/pretrained_model")):
+        steps = int(checkpoint.parent.name)
+        is_wanted = options.steps is None or steps in options.steps
+        if is_wanted and not options.run.result(steps).exists():
+            evaluate(checkpoint, steps, options)
     return 0
+
+
+def evaluate(checkpoint: Path, steps: int, options: argparse.Namespace) -> None:
+    """Evaluates a checkpoint, and keeps what came of it."""
+    run: Run = options.run
+    config: Any = PreTrainedConfig.from_pretrained(checkpoint)
+    if options.n_action_steps is not None:
+        config.n_action_steps = options.n_action_steps
+    config.device = "cpu"
+    policy = get_policy_class(config.type).from_pretrained(checkpoint, config=config).eval()
+    weights = checkpoint / "model.safetensors"
+    pictures = config.image_features
+    (size,) = {tuple(feature.shape[1:]) for feature in pictures.values()}
+    facts = Policy(
+        parameters=sum(parameter.numel() for parameter in policy.parameters()),
+        picture=size,
+        cameras=len(pictures),
+        chunk=config.chunk_size,
+        executed=config.n_action_steps,
+        sha256=sha256(weights),
+    )
+    trained = json.loads((checkpoint / "train_config.json").read_text())
+    training = {
+        "steps": steps,
+        "cpu_s": run.cpu_s(weights),
+        "seed": trained["seed"],
+        "batch_size": trained["batch_size"],
+    }
+    begin = time.process_time()
+    seeds = range(options.seed, options.seed + options.episodes)
+    episodes = play(checkpoint, policy, config, options.task, seeds)
+    run.keep("act", options.task, facts, training, episodes, time.process_time() - begin)
+
+
+def play(checkpoint: Path, policy: Any, config: Any, task: str, seeds: range) -> list[Episode]:
+    """Plays an episode per seed, by LeRobot's rollout."""
+    before, after = make_pre_post_processors(config, str(checkpoint))
+    cameras = tuple(name.removeprefix("observation.images.") for name in config.image_features)
+    (size,) = {tuple(feature.shape[1:]) for feature in config.image_features.values()}
+    unchanged: Any = PolicyProcessorPipeline(steps=[])
+    envs = [AlohaEnv(task, cameras, size, config.n_action_steps) for _ in seeds[:AT_ONCE]]
+    episodes: list[Episode] = []
+    torch.set_num_threads(1)
+    for first in range(0, len(seeds), AT_ONCE):
+        some = list(seeds[first : first + AT_ONCE])
+        playing = envs[: len(some)]
+        batch = gymnasium.vector.SyncVectorEnv([lambda env=env: env for env in playing])
+        torch.manual_seed(some[0])
+        with contextlib.redirect_stderr(io.StringIO()):  # a progress bar
+            rollout(batch, policy, unchanged, unchanged, before, after, seeds=some)
+        pairs = zip(some, playing, strict=True)
+        episodes += [Episode(seed, env.has_succeeded, env.is_held) for seed, env in pairs]
+    return episodes
 
 
 if __name__ == "__main__":
