@@ -171,6 +171,7 @@ def evaluate(checkpoint: Path, steps: int, options: argparse.Namespace) -> None:
         "cpu_s": run.cpu_s(weights),
         "seed": trained["seed"],
         "batch_size": trained["batch_size"],
+        "learning_rate": trained["optimizer"]["lr"],
     }
     begin = time.process_time()
     seeds = range(options.seed, options.seed + options.episodes)

@@ -83,6 +83,7 @@ def evaluate(weights: Path, steps: int, options: argparse.Namespace) -> None:
         "cpu_s": run.cpu_s(weights),
         "seed": config["runner"]["seed"],
         "batch_size": config["train_dataloader"]["per_device_batch_size"],
+        "learning_rate": config["runner"]["learning_rate"],
     }
     episodes = [
         Episode(each["seed"], each["success"], each["strict_success"])

@@ -96,7 +96,7 @@ class Run:
             side: whose policy it is.
             task: the task.
             policy: the checkpoint.
-            training: `steps`, `cpu_s`, `seed` and `batch_size`.
+            training: `steps`, `cpu_s`, `seed`, `batch_size` and `learning_rate`.
             episodes: of consecutive seeds.
             cpu_s: what the evaluation took.
         """
