@@ -1,5 +1,5 @@
-"""Makes the images of README.md and docs: the cube transfer, the run report, the dataset page, and
-how chunks join.
+"""Makes the images of README.md and docs: the cube transfer, the run report, the dataset page, how
+chunks join, and how often policies succeed.
 
     python scripts/make_images.py
     python scripts/make_images.py --only chunk_borders.png
@@ -7,7 +7,7 @@ how chunks join.
 Needs the environment of `make install` and, for the pages, a Chromium (`apt-get install chromium`).
 Drives the simulated robot with the shipped policy, records a few scripted demonstrations, takes
 screenshots of the pages that flux makes of both, and writes docs/images/. Takes about two minutes
-on two CPU cores.
+on two CPU cores. Success is drawn from benchmarks/results.
 """
 
 from __future__ import annotations
@@ -41,8 +41,9 @@ REPORT_HEIGHT, DATASET_HEIGHT = 1420, 1180
 NUM_EPISODES = 5
 
 FILM, REPORT, DATASET = "transfer_cube.gif", "run_report.png", "dataset_page.png"
-BORDERS = "chunk_borders.png"
+BORDERS, SUCCESS = "chunk_borders.png", "success.png"
 PAGES = (FILM, REPORT, DATASET)
+ALL = (*PAGES, BORDERS, SUCCESS)
 
 MODES = ("sync", "async", "ensemble", "rtc")
 DELAY_STEPS, BORDERS_SEED, SHOWN_S = 12, 10_000, 3.5
@@ -54,7 +55,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "images")
-    parser.add_argument("--only", nargs="+", choices=(*PAGES, BORDERS), default=(*PAGES, BORDERS))
+    parser.add_argument("--only", nargs="+", choices=ALL, default=ALL)
     options = parser.parse_args()
     out: Path = options.out
     out.mkdir(parents=True, exist_ok=True)
@@ -64,6 +65,9 @@ def main() -> int:
             _make_images_of_pages(folder, out, options.only)
         if BORDERS in options.only:
             _plot_borders(_drive_modes(folder), out / BORDERS)
+    if SUCCESS in options.only:
+        script = ROOT / "benchmarks" / "success_figure.py"
+        subprocess.run([sys.executable, script, "--out", out / SUCCESS], check=True)
     return _report(out)
 
 

@@ -102,7 +102,7 @@ def faults_of(command: str) -> list[str]:
     """Returns the missing programs, options and files in a command line, without running it."""
     words = [word.strip("\"'") for word in command.split()]
     program, *rest = words
-    program = re.sub(r"^\.venv(-libero)?/bin/", "", program)
+    program = re.sub(r"^\.venv(-libero|-act)?/bin/", "", program)
     if program in FOREIGN:
         return []
     if program == "make":

@@ -16,6 +16,7 @@ import json
 import os
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -176,7 +177,9 @@ def evaluate(checkpoint: Path, steps: int, options: argparse.Namespace) -> None:
     begin = time.process_time()
     seeds = range(options.seed, options.seed + options.episodes)
     episodes = play(checkpoint, policy, config, options.task, seeds)
-    run.keep("act", options.task, facts, training, episodes, time.process_time() - begin)
+    versions = {name: version(name) for name in ("lerobot", "torch", "torchvision")}
+    cpu_s = time.process_time() - begin
+    run.keep("act", options.task, facts, training, episodes, cpu_s, versions)
 
 
 def play(checkpoint: Path, policy: Any, config: Any, task: str, seeds: range) -> list[Episode]:

@@ -90,7 +90,8 @@ def evaluate(weights: Path, steps: int, options: argparse.Namespace) -> None:
         for each in report["episodes"]
     ]
     cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    run.keep("flux", options.task, facts, training, episodes, cpu_s)
+    versions = manifest["provenance"]["versions"]
+    run.keep("flux", options.task, facts, training, episodes, cpu_s, versions)
 
 
 def flux(command: str, *arguments: Any) -> str:

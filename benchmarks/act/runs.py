@@ -89,6 +89,7 @@ class Run:
         training: Mapping[str, Any],
         episodes: Sequence[Episode],
         cpu_s: float,
+        versions: Mapping[str, str],
     ) -> None:
         """Writes what an evaluation has found.
 
@@ -99,6 +100,7 @@ class Run:
             training: `steps`, `cpu_s`, `seed`, `batch_size` and `learning_rate`.
             episodes: of consecutive seeds.
             cpu_s: what the evaluation took.
+            versions: of the packages that trained it.
         """
         python = ".venv-act/bin/python" if side == "act" else "python"
         evaluation = {
@@ -113,6 +115,7 @@ class Run:
             "task": task,
             "policy": {**vars(policy), "picture": "x".join(map(str, policy.picture))},
             "training": dict(training),
+            "versions": dict(versions),
             "evaluation": evaluation,
             # A digit per seed.
             "success": "".join(str(int(episode.success)) for episode in episodes),

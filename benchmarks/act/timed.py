@@ -52,6 +52,8 @@ def timed(run: Run, command: list[str]) -> int:
     begin = time.monotonic()
     kept: dict[str, Any] = {
         "command": shlex.join(command),
+        "processor": processor(),
+        "cores": os.cpu_count(),
         "threads": os.environ.get("OMP_NUM_THREADS"),
         "exit_code": None,
         "real_s": None,
@@ -102,6 +104,13 @@ def cpu_time_s(session: int) -> float:
         if int(fields[SESSION]) == session:
             ticks += sum(map(int, fields[TIMES]))
     return ticks / TICKS_PER_S
+
+
+def processor() -> str:
+    """Returns the name of the machine's processor."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else "unknown"
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def keep(runs: ModuleType, side: str, *, steps: int, cpu_s: float, won: int) -> 
     weights = run.folder / f"checkpoint_step_{steps}.safetensors"
     training = {"steps": steps, "cpu_s": run.cpu_s(weights), "seed": 1, "learning_rate": 1e-4}
     episodes = [runs.Episode(100_000 + i, i < won, i < won - 1) for i in range(200)]
-    run.keep(side, "insertion", policy, training, episodes, 1.0)
+    run.keep(side, "insertion", policy, training, episodes, 1.0, {"torch": "2.13.0"})
     return run
 
 
