@@ -34,12 +34,7 @@ from flux_core.sim import AlohaInsertionSim, AlohaSim
 from flux_core.transforms.images import resize_to
 
 TASKS = {
-    "transfer-cube": (
-        AlohaSim,
-        "pick up the cube with the right arm and transfer it to the left arm",
-        "transferred",
-        "held_by_left_only",
-    ),
+    "transfer-cube": (AlohaSim, "transfer the cube", "transferred", "held_by_left_only"),
     "insertion": (
         AlohaInsertionSim,
         "insert the peg into the socket",
@@ -47,6 +42,7 @@ TASKS = {
         "inserted_and_held",
     ),
 }
+"""The simulator, the task in words, its stage of success and its end state."""
 MAX_STEPS, HOLD_STEPS = 400, 25
 """As in flux-eval: an episode ends early once its end state has held for so many steps."""
 AT_ONCE = 10
