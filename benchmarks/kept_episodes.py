@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.table import Table
 
-SEEDS_AT_ONCE = 10
+SEEDS_AT_ONCE = 50
 
 Job = TypeVar("Job")
 

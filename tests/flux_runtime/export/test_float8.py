@@ -156,11 +156,11 @@ def test_a_policy_that_float8_is_too_coarse_for_is_refused_with_the_figures(
     "options",
     [
         {"precision": "fp8"},
-        {"precision": "bf16", "calibrate": "set"},
+        {"precision": "fp32", "calibrate": "set"},
         {"precision": "fp8", "calibrate": "set", "calibration_samples": 0},
     ],
 )
-def test_calibration_belongs_to_fp8(options: dict[str, Any]) -> None:
+def test_calibration_belongs_to_the_precisions_that_need_it(options: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="--calibrat"):
         ExportOptions(**options)
 

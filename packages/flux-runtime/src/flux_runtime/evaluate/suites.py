@@ -89,9 +89,7 @@ def select_tasks(suite: Suite, wanted: Sequence[str]) -> tuple[SuiteTask, ...]:
     return tuple(tasks[i] for i in chosen)
 
 
-def _aloha(
-    name: str, robot: type[AlohaSimRobot], *stages: str, shipped_policy: str
-) -> Suite:
+def _aloha(name: str, robot: type[AlohaSimRobot], *stages: str, shipped_policy: str) -> Suite:
     task = SuiteTask(name=name, words=robot.task, make_robot=robot)
     return Suite(
         name=name,

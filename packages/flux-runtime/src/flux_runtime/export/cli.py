@@ -90,7 +90,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--calibrate",
         metavar="DATASET",
-        help="for fp8: a LeRobot dataset, read by flux-data, from which each layer gets its range",
+        help="a LeRobot dataset, read by flux-data, on whose observations the precision is judged; "
+        "fp8 needs it, because each layer gets its range from it",
     )
     parser.add_argument(
         "--calibration-samples",
@@ -210,6 +211,11 @@ def export(args: argparse.Namespace) -> None:
         f"wrote {out} ({args.precision}): {verification.engine} differs from PyTorch in float32 by "
         f"{verification.max_abs_error:.1e} (cosine {verification.cosine:.8f})"
     )
+    if (moved := verification.moved) is not None:
+        console.print(
+            f"on {moved.observations} observations of {args.calibrate} it moves actions by "
+            f"{moved.moved:.1e}, {moved.share:.2f} times as far as another draw of the noise"
+        )
     if args.engine is not None:
         console.print(_check_with(args.engine, out))
     if args.json:

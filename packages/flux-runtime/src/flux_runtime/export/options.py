@@ -27,7 +27,8 @@ class ExportOptions:
         prompt_tokens: prompt lengths for which the bundle gets separate graphs. A shorter prefix is
             cheaper; the runtime uses the shortest graphs that fit its task.
         camera_pictures: whether the bundle keeps the checkpoint's small pictures of each camera.
-        calibrate: the LeRobot dataset from which fp8 gets its ranges.
+        calibrate: the LeRobot dataset from which fp8 gets its ranges, and on whose observations
+            every precision but fp32 is judged.
         calibration_samples: number of its observations to use.
     """
 
@@ -60,10 +61,11 @@ class ExportOptions:
             raise UsageError(f"--cameras: expected each once, got {', '.join(self.cameras)}")
         if any(tokens < 1 for tokens in self.prompt_tokens):
             raise UsageError(f"--prompt-tokens: expected at least 1, got {self.prompt_tokens}")
-        if (self.precision == "fp8") != (self.calibrate is not None):
+        if self.precision == "fp8" and self.calibrate is None:
+            raise UsageError("--calibrate: expected a dataset with --precision fp8, got none.")
+        if self.precision == "fp32" and self.calibrate is not None:
             raise UsageError(
-                "--calibrate: expected a dataset with --precision fp8 and none otherwise, got "
-                f"{self.calibrate or 'none'} with {self.precision}."
+                f"--calibrate: expected none with --precision fp32, got {self.calibrate}."
             )
         if self.calibration_samples < 1:
             raise UsageError(

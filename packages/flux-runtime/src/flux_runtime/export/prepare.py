@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -22,6 +23,7 @@ from .golden_inputs import GOLDEN_SEED, Arrays, encoded, golden_inputs, pytorch_
 from .graphs import DenoiseGraph, PrefixGraph
 from .options import ExportOptions
 from .precision.calibration import read_observations, recorded_inputs
+from .precision.moved_actions import CHECKED_OBSERVATIONS, MovedActions, moved_actions
 from .precision.network import compute_dtype, set_precision
 from .source.policy import WEIGHTS, TrainedPolicy
 from .verify import tolerances
@@ -38,6 +40,7 @@ class PreparedNetwork:
         reference: PyTorch's outputs in float32.
         own: PyTorch's outputs in the bundle's precision; None if that is float32.
         tolerance: largest error of normalised actions with which an engine may drive a robot.
+        moved: how far the precision moves actions on a dataset's observations; None without one.
         prompt_buckets: prompt lengths that have separate graphs, shortest first.
     """
 
@@ -48,6 +51,7 @@ class PreparedNetwork:
     reference: Arrays
     own: Arrays | None
     tolerance: float
+    moved: MovedActions | None
     prompt_buckets: tuple[int, ...]
 
 
@@ -57,7 +61,8 @@ def prepare(
     """Runs PyTorch, converts the network to its exported form in place, and writes its weights.
 
     Raises:
-        ExportError: an action is binary that the robot cannot switch.
+        ExportError: an action is binary that the robot cannot switch, or the precision is too
+            coarse for the policy.
         UsageError: a prompt bucket does not fit the policy's prompts.
     """
     model = policy.model
@@ -71,11 +76,17 @@ def prepare(
     steps.begin("running PyTorch")
     graphs = _modules(model, io, torch.float32)
     reference = pytorch_outputs(*graphs, inputs)
-    calibration = _calibrate(policy, io, graphs, observations, steps)
+    calibration = _calibrate(policy, io, graphs, observations, options, steps)
+    judge = _ObservedActions(policy, io, observations, steps)
+    expected, redrawn = (judge.run(graphs, draw) for draw in range(2))
     prefix_tokens = reference["prefix_pad_masks"].shape[1]
     weights = set_up_network(model, options, prefix_tokens, calibration)
     prefix, denoise = _modules(model, io, compute_dtype(options.precision))
     own = None if options.precision == "fp32" else pytorch_outputs(prefix, denoise, inputs)
+    moved = None
+    if observations:
+        moved = moved_actions(expected, redrawn, judge.run((prefix, denoise), 0))
+        moved.check(options.precision)
 
     steps.begin("writing the weights")
     save_file(weights, directory / WEIGHTS, metadata={"format": "pt"})
@@ -87,8 +98,34 @@ def prepare(
         reference=reference,
         own=own,
         tolerance=tolerances(reference, own, options.precision)["actions"],
+        moved=moved,
         prompt_buckets=buckets,
     )
+
+
+class _ObservedActions:
+    """The actions of a network on some of a dataset's observations."""
+
+    def __init__(
+        self,
+        policy: TrainedPolicy,
+        io: PolicyIO,
+        observations: Sequence[Observation],
+        steps: ExportSteps,
+    ) -> None:
+        stride = max(1, len(observations) // CHECKED_OBSERVATIONS)
+        self._observations = observations[::stride][:CHECKED_OBSERVATIONS]
+        self._policy, self._io, self._steps = policy, io, steps
+
+    def run(self, graphs: tuple[PrefixGraph, DenoiseGraph], draw: int) -> list[NDArray[np.generic]]:
+        """Returns the actions of each; every `draw` has its own noise."""
+        found: list[NDArray[np.generic]] = []
+        for number, observation in enumerate(self._observations):
+            self._steps.begin(f"checking: sample {number + 1} of {len(self._observations)}")
+            generator = np.random.default_rng((GOLDEN_SEED, draw, number))
+            inputs = encoded(self._policy, self._io, observation, generator)
+            found.append(pytorch_outputs(*graphs, inputs)["actions"])
+        return found
 
 
 def check_actions(io: PolicyIO) -> None:
@@ -155,9 +192,13 @@ def _calibrate(
     io: PolicyIO,
     graphs: tuple[PrefixGraph, DenoiseGraph],
     observations: Sequence[Observation],
+    options: ExportOptions,
     steps: ExportSteps,
 ) -> dict[str, float]:
-    """Returns the largest input of each linear layer, in the prefix and all denoise steps."""
+    """Returns the largest input of each linear layer, in the prefix and all denoise steps, which
+    only fp8 needs."""
+    if options.precision != "fp8":
+        return {}
     generator = np.random.default_rng(GOLDEN_SEED)
     with recorded_inputs(policy.model) as largest:
         for number, observation in enumerate(observations, 1):

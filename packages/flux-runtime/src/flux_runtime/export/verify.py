@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from flux_core.bundle import Bundle
 from flux_core.errors import ExportError
 
+from .precision.moved_actions import MovedActions
 from .sessions import GraphSession, open_session, verifying_engine
 
 PREFIX_MASK = "prefix_pad_masks"
@@ -44,6 +45,7 @@ class Verification:
         cosine: cosine similarity of the two sets of actions.
         stages: the error of each stage.
         allowed: the largest error that passes, for each stage.
+        moved: how far the precision moves actions on a dataset's observations; None without one.
     """
 
     engine: str
@@ -53,6 +55,7 @@ class Verification:
     cosine: float
     stages: Mapping[str, float]
     allowed: Mapping[str, float]
+    moved: MovedActions | None = None
 
 
 def stage_errors(

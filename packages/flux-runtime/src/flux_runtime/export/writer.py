@@ -24,6 +24,7 @@ from flux_core.tokenizers import save_tokenizer
 
 from .export_progress import ExportSteps, Report
 from .options import ExportOptions, apply_options
+from .precision.moved_actions import CHECKED_OBSERVATIONS
 from .precision.network import Precision
 from .prepare import PreparedNetwork, prepare
 from .source.policy import TrainedPolicy
@@ -70,7 +71,10 @@ def export_bundle(
 def _write_and_verify(
     policy: TrainedPolicy, directory: Path, report: Report, options: ExportOptions
 ) -> Verification:
-    samples = options.calibration_samples if options.calibrate else 0
+    samples = 0
+    if options.calibrate is not None:
+        samples = 3 * min(options.calibration_samples, CHECKED_OBSERVATIONS)
+        samples += options.calibration_samples if options.precision == "fp8" else 0
     steps = ExportSteps(report, total=6 + 2 * len(options.prompt_tokens) + samples)
     policy = apply_options(policy, options)
     prepared = prepare(policy, directory, options, steps)
@@ -80,7 +84,9 @@ def _write_and_verify(
     # The engine needs the memory for its own copy of the weights.
     release_weights(policy.model)
     steps.begin("replaying the bundle against PyTorch")
-    verification = verify_bundle(directory, prepared.reference, prepared.own)
+    verification = replace(
+        verify_bundle(directory, prepared.reference, prepared.own), moved=prepared.moved
+    )
     settings = {
         "precision": manifest.precision,
         "opset": options.graph_opset,
