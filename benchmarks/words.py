@@ -83,7 +83,7 @@ def measured(bundle: Path, scene: str, said: str, seeds: Sequence[int]) -> dict[
     return {
         "episodes": len(results),
         "shares": shares,
-        "successes": sum(result.success for result in results),
+        "successes": sum(bool(result.success) for result in results),
     }
 
 
@@ -103,7 +103,7 @@ def mean_movement(task: str) -> NDArray[np.float64]:
     script = SCRIPTS[task]
     with script.simulator(cameras=()) as sim:
         plans = [script.plan(sim, seed, SCRIPT_SPEED)[:STEPS] for seed in SCRIPT_SEEDS]
-    return np.mean(plans, axis=0, dtype=np.float64)
+    return np.stack(plans).mean(axis=0, dtype=np.float64)
 
 
 def table_rows(figures: Sequence[Mapping[str, Any]]) -> Iterator[list[str]]:
