@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from flux_core.agreement import Changes
 from flux_core.errors import MissingDependencyError, UsageError
 from flux_core.robots import robot_spec
 from flux_core.sim.libero import LiberoTask
 from flux_runtime.control.episode import EpisodeResult, EpisodeTrace, run_episode
 from flux_runtime.control.policy_source import HoldSource
-from flux_runtime.evaluate import EvaluationOptions, evaluate
+from flux_runtime.evaluate import EvaluationOptions, evaluate, suites
 from flux_runtime.evaluate.cli import main
 from flux_runtime.evaluate.evaluation import pick_shown
 from flux_runtime.evaluate.evaluator import EpisodeJob, Evaluator, Played
@@ -114,6 +115,29 @@ def test_the_shipped_policy_is_evaluated(report: dict[str, Any]) -> None:
 def test_an_episode_is_the_same_as_in_flux_runtime_run(report: dict[str, Any]) -> None:
     done: Any = run(RunOptions(robot="aloha-sim", episodes=1, seed=10_004))
     assert done["episodes"] == [{k: v for k, v in report["episodes"][1].items() if k != "task"}]
+
+
+@needs_sim
+def test_chunks_follow_each_other_as_in_flux_runtime_run(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    one = ("--episodes", "1", "--seed", "10003", "--max-steps", "60")
+    chunks = ("--mode", "rtc", "--inference-delay", "4", "--execution-horizon", "12")
+    found = json_of(capsys, *ALOHA, *one, *chunks)
+    options = RunOptions(
+        robot="aloha-sim",
+        episodes=1,
+        seed=10_003,
+        max_steps=60,
+        mode="rtc",
+        inference_delay=4,
+        changes=Changes(execution_horizon=12),
+    )
+    expected: Any = run(options)
+    assert (found["mode"], found["inference_delay"]) == ("rtc", 4)
+    assert found["rtc"].items() <= expected["rtc"].items()
+    assert expected["rtc"]["delays"] == {"0": 1, "4": 4}
+    assert [{k: v for k, v in found["episodes"][0].items() if k != "task"}] == expected["episodes"]
 
 
 def test_every_video_is_written_and_holds_the_episode(report: dict[str, Any]) -> None:
@@ -249,8 +273,13 @@ def test_a_suite_may_be_written_with_underscores() -> None:
     assert find_suite("aloha_sim") is find_suite("aloha-transfer-cube")
 
 
-def test_a_suite_without_a_shipped_policy_needs_one(capsys: pytest.CaptureFixture[str]) -> None:
-    line = refused(capsys, "--suite", "aloha-insertion", code=2)
+def test_a_suite_without_a_shipped_policy_needs_one(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "aloha-insertion"
+    without = dataclasses.replace(find_suite(name), shipped_policy=None)
+    monkeypatch.setitem(suites.SUITES, name, without)
+    line = refused(capsys, "--suite", name, code=2)
     assert "flux ships none for this suite. Name one with --bundle DIR or --checkpoint F" in line
 
 

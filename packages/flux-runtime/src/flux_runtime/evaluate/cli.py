@@ -18,12 +18,14 @@ from flux_core.command_line import (
 from flux_core.errors import UsageError
 
 from ..arguments import add_accept_version, add_engine, count, natural
+from ..chunking import MODES
 
 if TYPE_CHECKING:
     from .suites import Suite
 
 EXAMPLE = """\
   flux-eval --suite aloha-sim --episodes 20 --report evaluation.html
+  flux-eval --suite aloha-insertion --mode rtc --inference-delay 4 --episodes 20
   flux-eval --suite libero-object --bundle my_bundle --task 0 --episodes 5 --video videos
   flux-eval --suite aloha-sim --checkpoint work_dirs/small/checkpoint_epoch_8.pt --json"""
 
@@ -76,6 +78,23 @@ def build_parser() -> argparse.ArgumentParser:
         help="only this task, given by its number, name or part of its name; may be repeated",
     )
     add("--max-steps", type=count, metavar="N", help="longest episode (default: the suite's)")
+    add(
+        "--mode",
+        choices=MODES,
+        help="how chunks follow each other, as in 'flux-runtime run' (default: sync)",
+    )
+    add(
+        "--inference-delay",
+        type=natural,
+        metavar="N",
+        help="control steps from observation to chunk (default: 0 with --mode sync, 5 with others)",
+    )
+    add(
+        "--execution-horizon",
+        type=count,
+        metavar="N",
+        help="steps of a chunk that are executed before the next one (default: as trained)",
+    )
     add("--video", type=Path, metavar="DIR", help="write a video of every episode")
     add("--report", type=Path, metavar="FILE", help="write an HTML page with rates and videos")
     add("--workers", type=count, default=1, metavar="N", help="worker processes (default: 1)")
@@ -109,6 +128,9 @@ def _evaluate(args: argparse.Namespace) -> int:
             seed=args.seed,
             tasks=tuple(args.task),
             max_steps=args.max_steps,
+            mode=args.mode,
+            inference_delay=args.inference_delay,
+            execution_horizon=args.execution_horizon,
             workers=min(args.workers, total),
             engine=args.engine,
             threads=args.threads,

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
+from flux_core.agreement import Changes
+
 from ..control.episode import EpisodeResult
 from ..control.latency import StageTimes
 from ..control.session import OpenedPolicy, RunOptions, Session, connected, drive, open_policy
@@ -109,6 +111,9 @@ class Evaluator:
             robot=self._suite.robot,
             bundle=self._options.bundle,
             max_steps=self._options.max_steps or self._suite.max_steps,
+            mode=self._options.mode,
+            inference_delay=self._options.inference_delay,
+            changes=Changes(execution_horizon=self._options.execution_horizon),
             engine=self._options.engine,
             threads=self._options.threads,
             accept_versions=self._options.accept_versions,

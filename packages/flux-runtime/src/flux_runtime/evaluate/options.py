@@ -9,6 +9,7 @@ from pathlib import Path
 
 from flux_core.errors import MissingDependencyError, UsageError
 
+from ..chunking import Mode
 from ..engines.names import AUTO
 from ..engines.opening import DEFAULT_THREADS
 from ..report import require_report_dependencies
@@ -19,7 +20,8 @@ DEFAULT_EPISODES = 50
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationOptions:
-    """The checked command line; see `flux-eval --help`. None stands for the suite's own value."""
+    """The checked command line; see `flux-eval --help`. None stands for the suite's own value,
+    or the policy's."""
 
     suite: str
     bundle: Path
@@ -27,6 +29,9 @@ class EvaluationOptions:
     seed: int | None = None
     tasks: tuple[str, ...] = ()
     max_steps: int | None = None
+    mode: Mode | None = None
+    inference_delay: int | None = None
+    execution_horizon: int | None = None
     workers: int = 1
     engine: str = AUTO
     threads: int = DEFAULT_THREADS
