@@ -167,3 +167,29 @@ print(json.dumps(equal))
         "image": True,
         "wrist_image": True,
     }
+
+
+@needs_libero
+def test_jagged_edges_change_the_picture_and_nothing_else() -> None:
+    found = run_in_libero(
+        """
+import json
+import numpy as np
+from flux_core.sim import LiberoSim, libero_tasks
+
+task, images, states = libero_tasks("libero-object")[0], [], []
+for antialiased in (True, False):
+    with LiberoSim(task, antialiased=antialiased) as sim:
+        sim.step(np.full(7, 0.5, np.float32))
+        images.append(sim.render()["image"].astype(float))
+        states.append(sim.state().tolist())
+smooth, jagged = images
+print(json.dumps(dict(
+    same=states[0] == states[1], changed=float(np.abs(smooth - jagged).mean()),
+    means=[float(image.mean()) for image in images],
+)))
+"""
+    )
+    assert found["same"]
+    assert 0.1 < found["changed"] < 5, "of 255"
+    np.testing.assert_allclose(*found["means"], atol=1)

@@ -221,12 +221,13 @@ with LiberoSim(libero_tasks("libero-object")[3]) as sim:
 def test_the_command_records_a_dataset_that_says_what_it_is(tmp_path: Path) -> None:
     out = tmp_path / "set"
     program = "import sys; from flux_data.commands.main import main; sys.exit(main(sys.argv[1:]))"
-    options = ("--task", "bbq", "--episodes", "1", "--out", str(out), "--json")
+    options = ("--task", "bbq", "--episodes", "1", "--no-antialiasing", "--out", str(out), "--json")
     found = run_in_libero("-c", program, "demo", "libero-object", *options)
     name = "pick_up_the_bbq_sauce_and_place_it_in_the_basket"
     assert found["note"] == NOTE and found["num_episodes"] == 1
     assert found["tasks"][name]["successes"] == 1
-    assert json.loads((out / "meta" / "demo.json").read_text())["note"] == NOTE
+    facts = json.loads((out / "meta" / "demo.json").read_text())
+    assert facts["note"] == NOTE and facts["antialiased"] is False
     assert validate(out) == []
     source = open_lerobot(out)
     assert source.info["features"].keys() >= robot_features(robot_spec("libero"), 256, 256).keys()

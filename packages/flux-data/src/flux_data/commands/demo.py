@@ -94,6 +94,12 @@ def _add_libero_object(what: Commands[argparse.ArgumentParser]) -> None:
         metavar="T",
         help="only this task, by number, name or part of its name; may be repeated",
     )
+    libero.add_argument(
+        "--no-antialiasing",
+        dest="antialiased",
+        action="store_false",
+        help="render with jagged edges, in half the time on a CPU; LIBERO's images are smooth",
+    )
     libero.set_defaults(handler=run_libero_object)
 
 
@@ -146,6 +152,7 @@ def run_libero_object(args: argparse.Namespace) -> None:
             seed=args.seed,
             workers=args.workers,
             noise=args.noise,
+            antialiased=args.antialiased,
         )
     )
     _report(args, facts)

@@ -36,6 +36,7 @@ class LiberoDemoSettings:
         seed: seed of each task's first attempt; each further attempt uses the next number.
         workers: number of processes.
         noise: noise of the executed movements, 1 being 0.05 m; the recorded ones have none.
+        antialiased: whether the images are those of LIBERO, or jagged and faster to render.
     """
 
     out: Path
@@ -44,6 +45,7 @@ class LiberoDemoSettings:
     seed: int
     workers: int
     noise: float
+    antialiased: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +55,7 @@ class Attempt:
     task: LiberoTask
     seed: int
     noise: float
+    antialiased: bool
     folder: Path
 
 
@@ -128,6 +131,7 @@ def _attempts(
                 task=task,
                 seed=seed,
                 noise=settings.noise,
+                antialiased=settings.antialiased,
                 folder=writer.staging(f"{task.name}_{seed}"),
             )
             for seed in seeds
@@ -142,6 +146,7 @@ def _facts(settings: LiberoDemoSettings, by_task: dict[str, dict[str, Any]]) -> 
         "successes": sum(task["successes"] for task in by_task.values()),
         "tasks": by_task,
         "noise": settings.noise,
+        "antialiased": settings.antialiased,
         "flux": __version__,
     }
 
@@ -153,7 +158,7 @@ _sims: dict[LiberoTask, LiberoSim] = {}
 def _record(attempt: Attempt) -> Episode | None:
     """Plays and films one episode; returns None if it does not reach the goal."""
     if attempt.task not in _sims:
-        _sims[attempt.task] = LiberoSim(attempt.task)
+        _sims[attempt.task] = LiberoSim(attempt.task, antialiased=attempt.antialiased)
     sim = _sims[attempt.task]
     features = robot_features(sim.spec, sim.size, sim.size)
     with EpisodeRecorder(attempt.folder, sim.spec.control_hz, features) as recorder:
