@@ -3,7 +3,7 @@
 #
 #   bash scripts/setup_libero.sh [VENV]
 #   .venv-libero/bin/flux-eval --suite libero-object --bundle my_bundle --episodes 5
-#   .venv-libero/bin/flux-data demo libero-object --task 0 --episodes 40 --out datasets/libero_scripted
+#   .venv-libero/bin/flux-data demo libero-object --task 0 --episodes 10 --out data/soup
 #
 # A separate environment, because LIBERO needs a different MuJoCo version from the one that the
 # simulated ALOHA is tested with. It downloads 500 MB, and VENV (.venv-libero by default) takes
