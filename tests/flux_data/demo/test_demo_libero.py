@@ -20,8 +20,10 @@ from flux_core.sim.libero import IMAGE_SIZE
 from flux_data.commands.main import main
 from flux_data.demo.generate_libero import NOTE
 from flux_data.demo.libero_object import (
+    CARRY_M,
     CLEARANCE_M,
     CLOSED,
+    FINGER_DEPTH_M,
     LOWEST_GRASP_M,
     OPEN,
     OVER_BASKET_M,
@@ -46,6 +48,7 @@ needs_libero = pytest.mark.skipif(
 
 CAN = np.array([[-0.15, -0.27, 0.0], [-0.09, -0.21, 0.076]])
 CHEESE = np.array([[0.01, -0.12, 0.0], [0.09, -0.08, 0.018]])
+BOTTLE = np.array([[0.02, -0.13, 0.0], [0.08, -0.07, 0.146]])
 BASKET = np.array([[-0.08, 0.17, 0.0], [0.08, 0.34, 0.141]])
 STEP_M = 0.0128  # distance that LIBERO's hand moves per step at a command of 1
 DOWN = np.array([np.pi, 0.0, 0.0])
@@ -62,7 +65,7 @@ def play(places: Places, steps: int = 200) -> list[tuple[str, np.ndarray, np.nda
     return seen
 
 
-@pytest.mark.parametrize("thing", [CAN, CHEESE], ids=["can", "cheese"])
+@pytest.mark.parametrize("thing", [CAN, CHEESE, BOTTLE], ids=["can", "cheese", "bottle"])
 def test_the_script_grasps_carries_over_the_rim_and_lets_go(thing: np.ndarray) -> None:
     places = Places.of(thing, BASKET)
     seen = play(places)
@@ -80,6 +83,14 @@ def test_the_script_grasps_carries_over_the_rim_and_lets_go(thing: np.ndarray) -
         assert state[2] - above_floor > BASKET[1, 2] + CLEARANCE_M / 2
     released = next(state for phase, state, _ in seen if phase == "release")
     assert np.linalg.norm(released[:2] - BASKET.mean(axis=0)[:2]) < OVER_BASKET_M
+
+
+def test_low_things_are_carried_equally_high_and_a_tall_one_over_the_rim() -> None:
+    can, cheese, bottle = (Places.of(thing, BASKET) for thing in (CAN, CHEESE, BOTTLE))
+    assert can.carry_z == cheese.carry_z == CARRY_M
+    hanging = BOTTLE[1, 2] - FINGER_DEPTH_M
+    assert bottle.carry_z == pytest.approx(BASKET[1, 2] + CLEARANCE_M + hanging)
+    assert bottle.carry_z > CARRY_M
 
 
 def test_the_turn_to_straight_down_is_scipys() -> None:

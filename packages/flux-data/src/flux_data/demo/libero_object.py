@@ -24,7 +24,10 @@ FINGER_DEPTH_M = 0.024
 LOWEST_GRASP_M = 0.012  # above the floor
 GRASP_DEPTH_M = 0.025  # from the thing's near end, as other things may stand behind it
 TRAVEL_M = 0.18  # the open hand clears everything: the tallest bottle is 0.146 m high
-CLEARANCE_M = 0.03  # between the carried thing and the basket's rim
+CLEARANCE_M = 0.03  # at least, between the carried thing and the basket's rim
+# The hand is at least this high while it carries. Were it lower with lower things, a policy of all
+# tasks would carry the tall ones too low.
+CARRY_M = 0.275
 RELEASE_M = 0.02  # the thing is lowered this far before the hand opens
 SLOPE = 3.0  # metres that the hand descends per metre of approach
 NEAR_M, GRASP_M, OVER_BASKET_M = 0.01, 0.012, 0.03  # errors that count as reached
@@ -56,7 +59,7 @@ class Places:
         x = thing[0, 0] + min(np.ptp(thing[:, 0]) / 2, GRASP_DEPTH_M)
         y = thing[:, 1].mean()
         grasp_z = max(low + LOWEST_GRASP_M, high - FINGER_DEPTH_M)
-        carry_z = basket[1, 2] + (grasp_z - low) + CLEARANCE_M
+        carry_z = max(basket[1, 2] + (grasp_z - low) + CLEARANCE_M, CARRY_M)
         over = basket.mean(axis=0)
         return cls(
             grasp=np.array((x, y, grasp_z)),
