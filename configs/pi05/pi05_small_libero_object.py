@@ -3,7 +3,7 @@
 .venv-libero/bin/flux-data demo libero-object --no-antialiasing --episodes 8 --out data/libero
 flux-data pack data/libero --size 96x96
 flux-train configs/pi05/pi05_small_libero_object.py work_dirs/libero_object
-flux-export work_dirs/libero_object/checkpoint_epoch_N.pt --out libero.bundle
+flux-export work_dirs/libero_object/checkpoint_epoch_9.pt --out libero.bundle
 .venv-libero/bin/flux-eval --suite libero-object --bundle libero.bundle --episodes 20
 """
 
