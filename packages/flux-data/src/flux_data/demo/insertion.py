@@ -7,6 +7,9 @@ What to do next must follow from what can be seen, or a policy that learns from 
 long it has waited already. So the jaws close on the way down, touch when the arm turns, and are
 closed on the way up. The fingers press on the table meanwhile, which makes the height of the grasp
 independent of the arm's errors: the peg misses the hole if it is 8 mm too high or too low.
+
+The jaws are late by a random time, for which the arms wait. In demonstrations without this, an arm
+always turns at the same moment, and a policy learns to rise without having the peg.
 """
 
 from __future__ import annotations
@@ -36,6 +39,7 @@ SOCKET_OPENING, PEG_OPENING = GRIPPER_OPEN, 0.65
 # touch just before the arms turn: a peg that is lifted before it is held slips.
 SOCKET_CLOSING, PEG_CLOSING = 76, 72
 CLOSING_TICKS = 16
+LATEST_TICKS = 12  # by which the jaws are late at most
 MEETING_POINT_M = np.array((-0.05, 0.5, 0.20))  # of the left gripper
 PEG_RISE_M = 0.010  # the peg is held above its middle and the socket below it
 APPROACH_M = 0.19  # from gripper to gripper; the peg reaches the socket's mouth at 0.12 m
@@ -46,13 +50,14 @@ BASE_M = {"left": np.array((-0.469, 0.5)), "right": np.array((0.469, 0.5))}
 def plan_actions(sim: AlohaArms, seed: int, speed: float) -> NDArray[np.float32]:
     """Returns the commands without noise (steps, 14) of the episode `seed`, in robot units.
 
-    All episodes of one speed have the same length: 260 / speed steps.
+    An episode has 260 to 272 / speed steps.
     """
     peg, socket = (np.array((*place[:2], PRESS_M)) for place in sample_insertion_positions(seed))
+    late = int(np.random.default_rng([seed, 0x1A]).integers(LATEST_TICKS + 1))
     return np.concatenate(
         [
-            follow(sim, "left", lambda start: _left_path(start, socket), speed),
-            follow(sim, "right", lambda start: _right_path(start, peg), speed),
+            follow(sim, "left", lambda start: _left_path(start, socket, late), speed),
+            follow(sim, "right", lambda start: _right_path(start, peg, late), speed),
         ],
         axis=1,
     ).astype(np.float32)
@@ -68,19 +73,19 @@ INSERTION = AlohaScript(
 )
 
 
-def _left_path(start: GripperPose, socket: NDArray[np.float64]) -> ArmPath:
+def _left_path(start: GripperPose, socket: NDArray[np.float64], late: int) -> ArmPath:
     """Returns the left arm's part: pick the socket up, and hold it still."""
     return ArmPath(
         poses=[
-            *_pick_up("left", start, socket),
-            _level("left", 165, MEETING_POINT_M),
-            _level("left", 260, MEETING_POINT_M),
+            *_pick_up("left", start, socket, late),
+            _level("left", 165 + late, MEETING_POINT_M),
+            _level("left", 260 + late, MEETING_POINT_M),
         ],
-        openings=_jaws(SOCKET_OPENING, SOCKET_CLOSING),
+        openings=_jaws(SOCKET_OPENING, SOCKET_CLOSING + late),
     )
 
 
-def _right_path(start: GripperPose, peg: NDArray[np.float64]) -> ArmPath:
+def _right_path(start: GripperPose, peg: NDArray[np.float64], late: int) -> ArmPath:
     """Returns the right arm's part: pick the peg up, line it up, and push it in."""
 
     def at(distance: float) -> NDArray[np.float64]:
@@ -88,21 +93,24 @@ def _right_path(start: GripperPose, peg: NDArray[np.float64]) -> ArmPath:
 
     return ArmPath(
         poses=[
-            *_pick_up("right", start, peg),
-            _level("right", 165, at(APPROACH_M)),
-            _level("right", 215, at(INSERT_M)),
-            _level("right", 260, at(INSERT_M)),
+            *_pick_up("right", start, peg, late),
+            _level("right", 165 + late, at(APPROACH_M)),
+            _level("right", 215 + late, at(INSERT_M)),
+            _level("right", 260 + late, at(INSERT_M)),
         ],
-        openings=_jaws(PEG_OPENING, PEG_CLOSING),
+        openings=_jaws(PEG_OPENING, PEG_CLOSING + late),
     )
 
 
-def _pick_up(side: Side, start: GripperPose, thing: NDArray[np.float64]) -> list[PoseAt]:
+def _pick_up(
+    side: Side, start: GripperPose, thing: NDArray[np.float64], late: int
+) -> list[PoseAt]:
     return [
         PoseAt(tick=0, pose=start),
         _level(side, 60, thing + LIFT_M),
         _level(side, 90, thing),
-        _level(side, 118, thing + LIFT_M),
+        *([_level(side, 90 + late, thing)] if late else []),
+        _level(side, 118 + late, thing + LIFT_M),
     ]
 
 
