@@ -32,14 +32,14 @@ from .aloha_script import (
 from .ik import GripperPose, Side
 
 PITCH = np.pi / 2  # the fingers point straight down
-PRESS_M = 0.008  # height of the grasp's command; the fingers touch the table at 0.0137 m
+PRESS_M = 0.010  # height of the grasp's command; the fingers touch the table at 0.0137 m
 LIFT_M = np.array((0.0, 0.0, 0.08))  # above the grasp, before and after it
 SOCKET_OPENING, PEG_OPENING = GRIPPER_OPEN, 0.65
 # The socket is 40 mm wide and the peg 20 mm, so the right jaws have further to go. From these, all
 # touch just before the arms turn: a peg that is lifted before it is held slips.
 SOCKET_CLOSING, PEG_CLOSING = 76, 72
 CLOSING_TICKS = 16
-LATEST_TICKS = 12  # by which the jaws are late at most
+LATEST_TICKS = 9  # by which the jaws are late at most
 MEETING_POINT_M = np.array((-0.05, 0.5, 0.20))  # of the left gripper
 PEG_RISE_M = 0.010  # the peg is held above its middle and the socket below it
 APPROACH_M = 0.19  # from gripper to gripper; the peg reaches the socket's mouth at 0.12 m
@@ -50,7 +50,7 @@ BASE_M = {"left": np.array((-0.469, 0.5)), "right": np.array((0.469, 0.5))}
 def plan_actions(sim: AlohaArms, seed: int, speed: float) -> NDArray[np.float32]:
     """Returns the commands without noise (steps, 14) of the episode `seed`, in robot units.
 
-    An episode has 260 to 272 / speed steps.
+    An episode has 260 to 269 / speed steps.
     """
     peg, socket = (np.array((*place[:2], PRESS_M)) for place in sample_insertion_positions(seed))
     late = int(np.random.default_rng([seed, 0x1A]).integers(LATEST_TICKS + 1))
