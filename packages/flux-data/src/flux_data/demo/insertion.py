@@ -37,7 +37,7 @@ LIFT_M = np.array((0.0, 0.0, 0.08))  # above the grasp, before and after it
 SOCKET_OPENING, PEG_OPENING = GRIPPER_OPEN, 0.65
 # The socket is 40 mm wide and the peg 20 mm, so the right jaws have further to go. From these, all
 # touch just before the arms turn: a peg that is lifted before it is held slips.
-SOCKET_CLOSING, PEG_CLOSING = 76, 72
+SOCKET_CLOSING, PEG_CLOSING = 80, 76
 CLOSING_TICKS = 16
 LATEST_TICKS = 9  # by which the jaws are late at most
 MEETING_POINT_M = np.array((-0.05, 0.5, 0.20))  # of the left gripper
@@ -50,7 +50,7 @@ BASE_M = {"left": np.array((-0.469, 0.5)), "right": np.array((0.469, 0.5))}
 def plan_actions(sim: AlohaArms, seed: int, speed: float) -> NDArray[np.float32]:
     """Returns the commands without noise (steps, 14) of the episode `seed`, in robot units.
 
-    An episode has 260 to 269 / speed steps.
+    An episode has 264 to 273 / speed steps.
     """
     peg, socket = (np.array((*place[:2], PRESS_M)) for place in sample_insertion_positions(seed))
     late = int(np.random.default_rng([seed, 0x1A]).integers(LATEST_TICKS + 1))
@@ -78,8 +78,8 @@ def _left_path(start: GripperPose, socket: NDArray[np.float64], late: int) -> Ar
     return ArmPath(
         poses=[
             *_pick_up("left", start, socket, late),
-            _level("left", 165 + late, MEETING_POINT_M),
-            _level("left", 260 + late, MEETING_POINT_M),
+            _level("left", 169 + late, MEETING_POINT_M),
+            _level("left", 264 + late, MEETING_POINT_M),
         ],
         openings=_jaws(SOCKET_OPENING, SOCKET_CLOSING + late),
     )
@@ -94,9 +94,9 @@ def _right_path(start: GripperPose, peg: NDArray[np.float64], late: int) -> ArmP
     return ArmPath(
         poses=[
             *_pick_up("right", start, peg, late),
-            _level("right", 165 + late, at(APPROACH_M)),
-            _level("right", 215 + late, at(INSERT_M)),
-            _level("right", 260 + late, at(INSERT_M)),
+            _level("right", 169 + late, at(APPROACH_M), is_passed=True),
+            _level("right", 219 + late, at(INSERT_M)),
+            _level("right", 264 + late, at(INSERT_M)),
         ],
         openings=_jaws(PEG_OPENING, PEG_CLOSING + late),
     )
@@ -107,10 +107,10 @@ def _pick_up(
 ) -> list[PoseAt]:
     return [
         PoseAt(tick=0, pose=start),
-        _level(side, 60, thing + LIFT_M),
-        _level(side, 90, thing),
-        *([_level(side, 90 + late, thing)] if late else []),
-        _level(side, 118 + late, thing + LIFT_M),
+        _level(side, 64, thing + LIFT_M, is_passed=True),
+        _level(side, 94, thing),
+        *([_level(side, 94 + late, thing)] if late else []),
+        _level(side, 122 + late, thing + LIFT_M, is_passed=True),
     ]
 
 
@@ -118,15 +118,18 @@ def _jaws(opening: float, closing: int) -> list[OpeningAt]:
     """Returns commands that the jaws follow about 12 ticks later; they close from `closing` on."""
     return [
         OpeningAt(tick=0, opening=GRIPPER_START),
-        OpeningAt(tick=54, opening=opening),
+        OpeningAt(tick=58, opening=opening),
         OpeningAt(tick=closing, opening=opening),
         OpeningAt(tick=closing + CLOSING_TICKS, opening=GRIPPER_CLOSED),
     ]
 
 
-def _level(side: Side, tick: int, position: NDArray[np.float64]) -> PoseAt:
+def _level(
+    side: Side, tick: int, position: NDArray[np.float64], *, is_passed: bool = False
+) -> PoseAt:
     """Returns a pose whose jaws close along the world's y axis, as peg and socket lie along x."""
     forward, sideways = np.abs(position[0] - BASE_M[side][0]), position[1] - BASE_M[side][1]
     yaw = float(np.arctan2(sideways, forward))
     roll = yaw if side == "left" else -yaw
-    return PoseAt(tick=tick, pose=GripperPose(position=position, pitch=PITCH, roll=roll))
+    pose = GripperPose(position=position, pitch=PITCH, roll=roll)
+    return PoseAt(tick=tick, pose=pose, is_passed=is_passed)
