@@ -15,7 +15,8 @@ CHECKED_OBSERVATIONS = 8
 """Enough for a mean, and few enough for a full-size network on a processor."""
 
 LARGEST_SHARE = 1.0
-"""A precision is refused if it moves actions farther than this many times their spread."""
+"""A precision is refused if it moves actions farther than this many times their spread. Success
+is as good up to there and falls beyond (benchmarks/coarse_weights.py)."""
 
 
 @dataclass(frozen=True, kw_only=True)
