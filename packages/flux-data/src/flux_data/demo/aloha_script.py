@@ -179,7 +179,7 @@ def _numbers(pose: GripperPose) -> NDArray[np.float64]:
 
 
 def _velocity(points: Sequence[PoseAt], index: int) -> NDArray[np.float64]:
-    """Returns the change per tick, (5,), with which a point is passed; 0 where it turns or stops."""
+    """Returns the change per tick, (5,), at which a point is passed; 0 where it turns or stops."""
     if not points[index].is_passed:
         return np.zeros(5)
     before, here, after = points[index - 1 : index + 2]

@@ -8,8 +8,10 @@ long it has waited already. So the jaws close on the way down, touch when the ar
 closed on the way up. The fingers press on the table meanwhile, which makes the height of the grasp
 independent of the arm's errors: the peg misses the hole if it is 8 mm too high or too low.
 
-The jaws are late by a random time, for which the arms wait. In demonstrations without this, an arm
-always turns at the same moment, and a policy learns to rise without having the peg.
+No waypoint but the turn stops an arm that goes on in the same direction: where an arm stands still,
+a policy that plans anew every few steps may stay. And the jaws are late by a random time, for which
+the arms wait: otherwise they always turn at the same moment, and a policy learns to rise without
+the peg.
 """
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ def plan_actions(sim: AlohaArms, seed: int, speed: float) -> NDArray[np.float32]
     An episode has 264 to 273 / speed steps.
     """
     peg, socket = (np.array((*place[:2], PRESS_M)) for place in sample_insertion_positions(seed))
-    late = int(np.random.default_rng([seed, 0x1A]).integers(LATEST_TICKS + 1))
+    late = lateness(seed)
     return np.concatenate(
         [
             follow(sim, "left", lambda start: _left_path(start, socket, late), speed),
@@ -61,6 +63,11 @@ def plan_actions(sim: AlohaArms, seed: int, speed: float) -> NDArray[np.float32]
         ],
         axis=1,
     ).astype(np.float32)
+
+
+def lateness(seed: int) -> int:
+    """Returns by how many ticks the jaws of the episode `seed` are late."""
+    return int(np.random.default_rng([seed, 0x1A]).integers(LATEST_TICKS + 1))
 
 
 INSERTION = AlohaScript(
@@ -102,9 +109,7 @@ def _right_path(start: GripperPose, peg: NDArray[np.float64], late: int) -> ArmP
     )
 
 
-def _pick_up(
-    side: Side, start: GripperPose, thing: NDArray[np.float64], late: int
-) -> list[PoseAt]:
+def _pick_up(side: Side, start: GripperPose, thing: NDArray[np.float64], late: int) -> list[PoseAt]:
     return [
         PoseAt(tick=0, pose=start),
         _level(side, 64, thing + LIFT_M, is_passed=True),
