@@ -21,10 +21,15 @@ START_PITCH = float(sum(START_ARM_RAD[joint] for joint in (1, 2, 4)))
 
 @dataclass(frozen=True, kw_only=True)
 class PoseAt:
-    """The target of one gripper at `tick` (ticks of 20 ms at speed 1)."""
+    """The target of one gripper at `tick` (ticks of 20 ms at speed 1).
+
+    The gripper stops there unless it `is_passed`: then a part of the pose that goes on in the same
+    direction does not slow down.
+    """
 
     tick: int
     pose: GripperPose
+    is_passed: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,12 +164,28 @@ def follow(
 
 def _pose(points: Sequence[PoseAt], tick: float) -> GripperPose:
     before, after, share = _between([point.tick for point in points], tick)
-    a, b = points[before].pose, points[after].pose
-    return GripperPose(
-        position=a.position + share * (b.position - a.position),
-        pitch=a.pitch + share * (b.pitch - a.pitch),
-        roll=a.roll + share * (b.roll - a.roll),
-    )
+    a, b = (_numbers(points[i].pose) for i in (before, after))
+    # A cubic with these velocities; without any, it is the smoothstep.
+    start, end = (_velocity(points, i) for i in (before, after))
+    linear = _linear(points[before].tick, points[after].tick, tick)
+    duration = points[after].tick - points[before].tick
+    lead = linear * (1 - linear) ** 2 * start - linear**2 * (1 - linear) * end
+    numbers = a + share * (b - a) + duration * lead
+    return GripperPose(position=numbers[:3], pitch=numbers[3], roll=numbers[4])
+
+
+def _numbers(pose: GripperPose) -> NDArray[np.float64]:
+    return np.array((*pose.position, pose.pitch, pose.roll))
+
+
+def _velocity(points: Sequence[PoseAt], index: int) -> NDArray[np.float64]:
+    """Returns the change per tick, (5,), at which a point is passed; 0 where it turns or stops."""
+    if not points[index].is_passed:
+        return np.zeros(5)
+    before, here, after = points[index - 1 : index + 2]
+    arriving = (_numbers(here.pose) - _numbers(before.pose)) / (here.tick - before.tick)
+    leaving = (_numbers(after.pose) - _numbers(here.pose)) / (after.tick - here.tick)
+    return np.where(arriving * leaving > 0, (arriving + leaving) / 2, 0.0)
 
 
 def _opening(points: Sequence[OpeningAt], tick: float) -> float:
@@ -178,5 +199,9 @@ def _between(ticks: Sequence[int], tick: float) -> tuple[int, int, float]:
     after = next((i for i, point in enumerate(ticks) if point >= tick), len(ticks) - 1)
     if after == 0 or tick > ticks[after]:
         return after, after, 0.0
-    linear = (tick - ticks[after - 1]) / (ticks[after] - ticks[after - 1])
+    linear = _linear(ticks[after - 1], ticks[after], tick)
     return after - 1, after, linear * linear * (3 - 2 * linear)
+
+
+def _linear(first: int, last: int, tick: float) -> float:
+    return (tick - first) / (last - first) if last > first else 0.0
