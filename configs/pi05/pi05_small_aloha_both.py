@@ -23,12 +23,8 @@ _robot = recipes.SmallRobot(
     prompt_length=24,
 )
 
-model = recipes.small_pi05_model(
-    action_horizon=32,
-    robot=_robot,
-    # Delays of 0, 4, 8, 12 and 16 steps, for real-time chunking.
-    rtc_training_config=dict(max_delay=17, temperature=8.0),
-)
+_rtc = dict(max_delay=17, temperature=8.0)  # delays of 0, 4, 8, 12 and 16 steps
+model = recipes.small_pi05_model(action_horizon=32, robot=_robot, rtc_training_config=_rtc)
 model["action_smoothing"] = 1.5
 
 train_dataloader = recipes.small_data(
@@ -36,8 +32,7 @@ train_dataloader = recipes.small_data(
     data_root_path=("data/cube", "data/peg"),
     action_horizon=32,
     batch_size=8,
-    # Either scene gives its task away, so the words would not be read.
-    pictures_of_other_tasks=0.03,
+    pictures_of_other_tasks=0.03,  # either scene gives its task away: words would not be read
 )
 
 runner = recipes.small_runner(max_steps=22000)

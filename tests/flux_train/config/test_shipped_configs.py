@@ -267,6 +267,7 @@ def tiny(path: Path, datasets: dict[str, Path]) -> dict[str, Any]:
     loader |= {"per_device_batch_size": 8, "per_device_num_workers": 0}
     for robot, member in members(loader["dataset"]):
         member["data_root_path"] = str(datasets[robot])
+        member["pictures_of_other_tasks"] = 0.0  # there is one task
         shrink_prompt(member["transforms"])
     for section in inference_trees(tree):
         shrink_prompt(section["dataset"]["transforms"])
