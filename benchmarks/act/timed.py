@@ -61,21 +61,27 @@ def timed(run: Run, command: list[str]) -> int:
         "checkpoints": {},
     }
     environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    before = children_cpu_s()
     with run.log.open("wb") as log:
         # In a session of its own, by which all its processes are found.
         child = subprocess.Popen(
             command, stdout=log, stderr=log, env=environment, start_new_session=True
         )
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda received, _: os.killpg(child.pid, received))
-    while child.poll() is None:
-        if note_checkpoints(run, child.pid, kept["checkpoints"], begin):
-            run.training.write_text(json.dumps(kept, indent=1) + "\n")
-        time.sleep(INTERVAL_S)
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    previous = {
+        number: signal.signal(number, lambda received, _: os.killpg(child.pid, received))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        while child.poll() is None:
+            if note_checkpoints(run, child.pid, kept["checkpoints"], begin):
+                run.training.write_text(json.dumps(kept, indent=1) + "\n")
+            time.sleep(INTERVAL_S)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
     kept["exit_code"] = child.returncode
     kept["real_s"] = round(time.monotonic() - begin, 1)
-    kept["cpu_s"] = round(used.ru_utime + used.ru_stime, 1)
+    kept["cpu_s"] = round(children_cpu_s() - before, 1)
     run.training.write_text(json.dumps(kept, indent=1) + "\n")
     run.log.write_bytes(PROGRESS.sub(b"", run.log.read_bytes()))
     return child.returncode
@@ -91,6 +97,12 @@ def note_checkpoints(run: Run, session: int, noted: dict[str, Any], begin: float
             "real_s": round(time.monotonic() - begin, 1),
         }
     return bool(new)
+
+
+def children_cpu_s() -> float:
+    """Returns the CPU time of this process's children that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def cpu_time_s(session: int) -> float:
