@@ -28,7 +28,7 @@ from lerobot.policies.factory import get_policy_class, make_pre_post_processors
 from lerobot.processor import PolicyProcessorPipeline
 from lerobot.scripts.lerobot_eval import rollout
 from numpy.typing import NDArray
-from runs import EPISODES, FIRST_SEED, ROOT, Episode, Policy, Run, sha256
+from runs import ROOT, Episode, Policy, Run, evaluation_parser, sha256
 
 from flux_core.sim import AlohaInsertionSim, AlohaSim
 from flux_core.transforms.images import resize_to
@@ -123,16 +123,10 @@ class AlohaEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
 
 def main() -> int:
     """Evaluates, and writes a file per checkpoint."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = evaluation_parser(__doc__, TASKS)
+    parser.add_argument(
+        "--n-action-steps", type=int, help="steps of a chunk that are executed; default: its own"
     )
-    add = parser.add_argument
-    add("run", metavar="RUN", type=Run)
-    add("--task", choices=TASKS, required=True)
-    add("--episodes", type=int, default=EPISODES)
-    add("--seed", type=int, default=FIRST_SEED)
-    add("--steps", type=int, nargs="+", help="only the checkpoints after so many steps")
-    add("--n-action-steps", type=int, help="steps of a chunk that are executed; default: its own")
     options = parser.parse_args()
     os.chdir(ROOT)
     for checkpoint in sorted(options.run.folder.glob("checkpoints/[0-9]*/pretrained_model")):

@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from runs import EPISODES, FIRST_SEED, ROOT, Episode, Policy, Run, sha256
+from runs import ROOT, Episode, Policy, Run, evaluation_parser, sha256
 from safetensors import safe_open
 
 TASKS = ("transfer-cube", "insertion")
@@ -26,15 +26,7 @@ ENGINE = "onnxruntime"
 
 def main() -> int:
     """Evaluates, and writes a file per checkpoint."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("run", metavar="RUN", type=Run)
-    add("--task", choices=TASKS, required=True)
-    add("--episodes", type=int, default=EPISODES)
-    add("--seed", type=int, default=FIRST_SEED)
-    add("--steps", type=int, nargs="+", help="only the checkpoints after so many steps")
+    parser = evaluation_parser(__doc__, TASKS)
     options = parser.parse_args()
     os.chdir(ROOT)
     weights = {steps_of(path): path for path in options.run.folder.glob("checkpoint_*.safetensors")}

@@ -5,11 +5,12 @@ Runs in both environments: ours and LeRobot's.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -125,6 +126,20 @@ class Run:
         path.write_text(json.dumps(result, indent=1) + "\n")
         won = sum(episode.success for episode in episodes)
         print(f"{self.name}, {training['steps']} steps: {won} of {len(episodes)}", flush=True)
+
+
+def evaluation_parser(description: str | None, tasks: Iterable[str]) -> argparse.ArgumentParser:
+    """Returns the options that evaluations of both sides have."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("run", metavar="RUN", type=Run)
+    add("--task", choices=tuple(tasks), required=True)
+    add("--episodes", type=int, default=EPISODES)
+    add("--seed", type=int, default=FIRST_SEED)
+    add("--steps", type=int, nargs="+", help="only the checkpoints after so many steps")
+    return parser
 
 
 def sha256(path: Path) -> str:

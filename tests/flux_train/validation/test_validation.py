@@ -27,6 +27,7 @@ from flux_data.samples.collate import DictCollator
 from flux_data.samples.mixture import DistributedRepeatingDataset
 from flux_data.samples.windows import ParquetDataset
 from flux_train.validation import validator as validation
+from flux_train.validation.held_out import plain
 from flux_train.validation.predictions import load_predictions, prediction_files, save_predictions
 from flux_train.validation.validator import Validation, Validator, check_validation
 
@@ -436,6 +437,10 @@ def test_held_out_data_prepared_differently_from_training_is_refused(
 ) -> None:
     training, ours = mixture(roots["trained"], augment=True), held_out(roots)
     check_validation(ours, training)  # augmentation is no difference
+    (member, *_) = ours.dataset.groups()["ur3"]
+    mixed = replace(ours, dataset=changed(ours.dataset, "ur3", pictures_of_other_tasks=0.5))
+    check_validation(mixed, training)
+    assert plain(mixed.dataset.groups()["ur3"][0]) == plain(member)
     assert not caplog.records
     for changes in (dict(window_start_idx=0), dict(action_window_size=4)):
         (name,) = changes

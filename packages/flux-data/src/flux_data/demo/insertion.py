@@ -114,7 +114,7 @@ def _pick_up(side: Side, start: GripperPose, thing: NDArray[np.float64], late: i
         PoseAt(tick=0, pose=start),
         _level(side, 64, thing + LIFT_M, is_passed=True),
         _level(side, 94, thing),
-        *([_level(side, 94 + late, thing)] if late else []),
+        _level(side, 94 + late, thing),
         _level(side, 122 + late, thing + LIFT_M, is_passed=True),
     ]
 

@@ -113,8 +113,9 @@ class _ObservedActions:
         observations: Sequence[Observation],
         steps: ExportSteps,
     ) -> None:
-        stride = max(1, len(observations) // CHECKED_OBSERVATIONS)
-        self._observations = observations[::stride][:CHECKED_OBSERVATIONS]
+        count = min(len(observations), CHECKED_OBSERVATIONS)
+        spread = np.linspace(0, len(observations) - 1, count).round().astype(int)
+        self._observations = [observations[index] for index in spread]
         self._policy, self._io, self._steps = policy, io, steps
 
     def run(self, graphs: tuple[PrefixGraph, DenoiseGraph], draw: int) -> list[NDArray[np.generic]]:

@@ -278,7 +278,6 @@ def small_data(
     columns: Columns | Section | None = None,
     units: Sequence[Section] = (),
     policy: Policy = "pi05",
-    augmentation: Section | None = None,
     pictures_of_other_tasks: float = 0.0,
 ) -> Section:
     """Batches from demonstrations of one robot, with recorded actions.
@@ -292,15 +291,10 @@ def small_data(
         columns: the dataset's names for state, actions and cameras; default: LeRobot's.
         units: transforms before the normalisation.
         policy: 'pi05' or 'gr00t', which decides the prompt.
-        augmentation: an `AugmentImages` of the resized pictures.
         pictures_of_other_tasks: as in `ParquetDataset.Config`.
     """
     loader = dict(per_device_batch_size=batch_size, per_device_num_workers=num_workers)
-    *observed, normalize_images = shared_transforms(robot, policy)
-    transforms = [*units, *observed]
-    if augmentation is not None:
-        transforms.append(dict(augmentation))
-    transforms.append(normalize_images)
+    transforms = [*units, *shared_transforms(robot, policy)]
     if policy == "gr00t":
         transforms.append(dict(type="DropStates", share=DROPPED_STATES))
     dataset = _dataset(robot, data_root_path, action_horizon, Columns.read(columns), transforms)

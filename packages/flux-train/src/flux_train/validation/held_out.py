@@ -161,7 +161,8 @@ class HeldOutGroup:
 
 def plain(dataset: ParquetDataset.Config) -> ParquetDataset.Config:
     """The same dataset without augmentation."""
-    return replace(dataset, transforms=dataset.pipeline.without(Augmentation).transforms)
+    transforms = dataset.pipeline.without(Augmentation).transforms
+    return replace(dataset, transforms=transforms, pictures_of_other_tasks=0.0)
 
 
 def _jpeg(picture: NDArray[np.uint8]) -> bytes:
