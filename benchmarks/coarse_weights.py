@@ -24,14 +24,12 @@ from kept_episodes import policy_digest, print_rows
 from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
-from success import SUITES
+from success import SUITES, Job, Row, played
 
 from flux_core.bundle import Bundle, write_manifest
 from flux_core.policy_io import PolicyIO
 from flux_core.types import Observation
 from flux_runtime.bench import hardware
-from flux_runtime.control.latency import StageTimes
-from flux_runtime.control.session import RunOptions, connected, drive, open_policy
 from flux_runtime.control.success import wilson_interval
 from flux_runtime.export.precision.calibration import read_observations
 from flux_runtime.export.precision.moved_actions import (
@@ -41,7 +39,7 @@ from flux_runtime.export.precision.moved_actions import (
 )
 from flux_runtime.export.verify import open_sessions, run_loop
 
-ROBOT, WEIGHTS, SEED = "aloha-sim", "model.safetensors", 20261130
+WEIGHTS, SEED = "model.safetensors", 20261130
 SHARES = (0.0, 0.02, 0.04, 0.08, 0.16, 0.32)
 
 
@@ -131,14 +129,9 @@ def actions_of(
 
 def successes(bundle: Path, options: argparse.Namespace) -> int:
     """Plays the episodes of a bundle and returns how many succeed."""
-    robot, times = SUITES[options.suite](), StageTimes()
-    run = RunOptions(robot=ROBOT, bundle=bundle)
-    policy = open_policy(run, robot.spec, times, tasks=None)
-    if robot.task in policy.manifest.tasks.values():
-        run = replace(run, task=robot.task)
-    with connected(run, robot, policy, times) as session:
-        seeds = range(options.seed, options.seed + options.episodes)
-        return sum(bool(drive(session, seed).success) for seed in seeds)
+    seeds = range(options.seed, options.seed + options.episodes)
+    episodes = played(Job(row=Row(suite=options.suite), bundle=bundle, seeds=seeds))
+    return sum(bool(episode["success"]) for episode in episodes)
 
 
 def table_rows(figures: Sequence[Mapping[str, Any]]) -> Iterator[list[str]]:
