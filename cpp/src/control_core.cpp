@@ -377,7 +377,9 @@ void ControlCore::stop_if_held_too_long(const Tick& tick) noexcept {
   const double bound_s =
       is_waiting && !is_blocked ? settings_.chunk_hold_for_s : settings_.hold_for_s;
   if (held_s <= bound_s) return;
-  const Fault cause = is_blocked && block != Fault::kNone ? block : faults_.first_hold();
+  // Without an observation no chunk can come: a robot that starves meanwhile is held by the block.
+  const bool is_held_by_block = block != Fault::kNone && (is_blocked || !is_waiting);
+  const Fault cause = is_held_by_block ? block : faults_.first_hold();
   store(held_by_, cause);
   store(held_index_, faults_.first_index(cause));
   begin_stop({Fault::kHeldTooLong, -1, held_s, bound_s}, settings_.stop_category);

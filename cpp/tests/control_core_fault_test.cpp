@@ -104,6 +104,16 @@ void a_state_of_the_future_holds() {
       [](FakeLink& link) { link.state_offset_ns = 0; });
 }
 
+void a_robot_that_starves_without_a_usable_state_is_held_by_the_state() {
+  Running rig;
+  while (rig.phase() != LoopPhase::kHolding) rig.tick();
+  CHECK_EQUAL(rig.count(Fault::kStarved), 1U);
+  rig.link->state_offset_ns = 1'000'000'000;
+  while (rig.phase() != LoopPhase::kStopped) rig.tick();
+  CHECK_FAULT(rig.stopped_by(), Fault::kHeldTooLong);
+  CHECK_FAULT(rig.core->status().held_by.fault, Fault::kStateTime);
+}
+
 void a_state_whose_time_runs_backwards_is_noticed() {
   Running rig;
   rig.link->state_offset_ns = -50'000'000;
@@ -540,6 +550,8 @@ std::vector<Case> control_core_fault_cases() {
       {"an old state holds", an_old_state_holds},
       {"a state that is not finite holds", a_state_that_is_not_finite_holds},
       {"a state of the future holds", a_state_of_the_future_holds},
+      {"a robot that starves without a usable state is held by the state",
+       a_robot_that_starves_without_a_usable_state_is_held_by_the_state},
       {"a state whose time runs backwards is noticed",
        a_state_whose_time_runs_backwards_is_noticed},
       {"a frozen camera holds", a_frozen_camera_holds},
