@@ -130,8 +130,16 @@ def _script_faults(words: list[str]) -> list[str]:
     script = ROOT / words[0]
     if not script.is_file():
         return [f"no file {words[0]}"]
-    text = script.read_text(encoding="utf-8")
+    text = _with_modules_beside(script)
     return [f"{words[0]} has no option {o}" for o in _options(words) if f'"{o}"' not in text]
+
+
+def _with_modules_beside(script: Path) -> str:
+    """Returns a script's text, and that of the modules in its folder that it imports."""
+    text = script.read_text(encoding="utf-8")
+    names = re.findall(r"^(?:from|import) (\w+)", text, re.MULTILINE)
+    modules = [script.with_name(f"{name}.py") for name in names]
+    return "\n".join([text, *(m.read_text(encoding="utf-8") for m in modules if m.is_file())])
 
 
 def _flux_faults(program: str, words: list[str]) -> list[str]:

@@ -386,4 +386,4 @@ def test_the_simulated_aloha_holds_still(core: Any, capsys: pytest.CaptureFixtur
     assert report["ticks"] == 12
     assert report["success_rate"] == 0.0
     assert report["commands_out_of_limit"] == 0
-    assert report["prompt"].startswith("pick up the cube")
+    assert report["prompt"] == "transfer the cube"
