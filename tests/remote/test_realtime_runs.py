@@ -80,7 +80,7 @@ def test_behind_a_slow_network_a_server_that_is_killed_and_back_is_waited_for(
     # 60 ms are three steps, for which a chunk knows the first four rows of the running one.
     assert max(map(int, run.report["rtc"]["delays"])) >= 4
     assert run.events("starved") or run.events("inference_failed")  # the hold's cause
-    assert 0.5 < seconds_held(tmp_path / "run") < RESTART_S
+    assert 0.1 < seconds_held(tmp_path / "run") < RESTART_S
 
 
 @pytest.mark.slow

@@ -8,19 +8,23 @@ that the arm always moves. The brightness of the pictures chooses something else
     LEFT, RIGHT   the circle, shifted by 0.5 rad to one side: taken in turns they are 1 rad apart
     ZIGZAG        the circle, with every other row shifted by 0.25 rad
     FAILING       the inference fails
-    SLOW          the inference takes about 0.17 s
-    STUCK         the inference takes about a quarter of a minute
+    SLOW          the inference takes about SLOW_S
+    STUCK         the inference takes about STUCK_S
 """
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from onnx import TensorProto, helper
+import onnxruntime
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
 
 from flux_core.bundle import component_sources
@@ -44,8 +48,10 @@ LEAD_S = 0.08
 RADIUS, RATE_RAD_S, GRIPPER = 0.4, 1.5, 0.5
 HORIZON, SHORT = 16, 2
 WORK_DIM, WORK_LAYERS = 128, 128
-SLOW_ROWS, STUCK_ROWS = 4_000, 300_000
-"""Rows of a matrix that WORK_LAYERS products take; about 60 us a row on one core."""
+SLOW_S, STUCK_S = 0.2, 15.0
+"""How long the work of an inference takes on one core: products of a matrix with so many rows as
+this machine multiplies in the time."""
+PROBE_ROWS, PROBES = 2_000, 3
 
 
 def write_policy(
@@ -184,12 +190,7 @@ def _denoise(hz: float, horizon: int) -> Graph:
         node("Where", ["is_slow", "slow_rows", "one1"], ["rows_if_slow"]),
         node("Where", ["is_stuck", "stuck_rows", "rows_if_slow"], ["num_rows"]),
         node("Concat", ["num_rows", "work_width"], ["work_shape"], axis=0),
-        node("Expand", ["none", "work_shape"], ["work_0"]),
-        *(
-            node("MatMul", [f"work_{layer}", "weights"], [f"work_{layer + 1}"])
-            for layer in range(WORK_LAYERS)
-        ),
-        node("ReduceMean", [f"work_{WORK_LAYERS}"], ["mean_work"], keepdims=0),
+        *_work(),
         node("Add", ["mean_work", "from_table"], ["rest"]),
         node("Mul", ["rest", "none"], ["nothing"]),
         node("Mul", ["x_t", "none"], ["no_noise"]),
@@ -208,12 +209,59 @@ def _denoise(hz: float, horizon: int) -> Graph:
         "none": np.float32(0), "minus_one": np.float32(-1), "width": np.float32(3),
         "million": np.float32(1e6), "not_a_number": np.float32(np.nan),
         "beyond": np.array(99), "first": np.array(0), "table": np.zeros(2, np.float32),
-        "slow_rows": np.array([SLOW_ROWS]), "stuck_rows": np.array([STUCK_ROWS]),
+        "slow_rows": rows_in(SLOW_S), "stuck_rows": rows_in(STUCK_S),
         "work_width": np.array([WORK_DIM]),
         "weights": np.eye(WORK_DIM, dtype=np.float32),
         **{f"level_{name}": np.float32(level) for name, level in LEVELS.items()},
     }  # fmt: skip
     return nodes, constants
+
+
+def _work() -> list[Any]:
+    """`mean_work`: the mean of WORK_LAYERS products of a matrix of `work_shape`."""
+    node = helper.make_node
+    return [
+        node("Expand", ["none", "work_shape"], ["work_0"]),
+        *(
+            node("MatMul", [f"work_{layer}", "weights"], [f"work_{layer + 1}"])
+            for layer in range(WORK_LAYERS)
+        ),
+        node("ReduceMean", [f"work_{WORK_LAYERS}"], ["mean_work"], keepdims=0),
+    ]
+
+
+def rows_in(seconds: float) -> NDArray[np.int64]:
+    """Returns how many rows take so long, (1,)."""
+    return np.array([max(1, round(seconds / _seconds_per_row()))])
+
+
+@cache
+def _seconds_per_row() -> float:
+    """Returns what a row of the work takes one core of this machine that does nothing else."""
+    constants = {
+        "none": np.float32(0),
+        "work_shape": np.array([PROBE_ROWS, WORK_DIM]),
+        "weights": np.eye(WORK_DIM, dtype=np.float32),
+    }
+    made = helper.make_graph(
+        _work(),
+        "probe",
+        [],
+        [helper.make_tensor_value_info("mean_work", TensorProto.FLOAT, ())],
+        [numpy_helper.from_array(np.asarray(v), n) for n, v in constants.items()],
+    )
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    # Else the answer would be computed once for all.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    probe = onnxruntime.InferenceSession(model.SerializeToString(), options)
+    times = []
+    for _ in range(PROBES):
+        began = time.perf_counter()
+        probe.run(None, {})
+        times.append(time.perf_counter() - began)
+    return min(times) / PROBE_ROWS
 
 
 LEVELS = {
