@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
+import threading
+import time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -334,6 +337,20 @@ def test_a_hopeless_speed_is_refused_and_leaves_nothing_behind(
 ) -> None:
     assert record(tmp_path / "out", "--speed", "8", "--workers", "2") == 1
     assert "Lower these values" in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "out" / "meta").exists()
+
+
+def test_a_worker_that_is_killed_ends_the_recording(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def kill_one() -> None:
+        while not (workers := multiprocessing.active_children()):
+            time.sleep(0.01)
+        workers[0].kill()
+
+    threading.Thread(target=kill_one, daemon=True).start()
+    assert record(tmp_path / "out", "--workers", "2", "--episodes", "8") == 1
+    assert capsys.readouterr().err.splitlines()[-1].endswith("runs out. Lower --workers")
     assert not (tmp_path / "out" / "meta").exists()
 
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 import multiprocessing
 import signal
 from collections.abc import Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from multiprocessing.pool import Pool
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +103,7 @@ def generate(settings: DemoSettings) -> dict[str, Any]:
 
     Raises:
         UsageError: `out` is not a new or empty directory.
-        DataError: a script fails too often at this speed and noise.
+        DataError: a script fails too often at this speed and noise, or a worker was killed.
     """
     check_new(settings.out)
     for name in settings.tasks:  # reports a missing dependency once, not in every worker
@@ -111,13 +113,12 @@ def generate(settings: DemoSettings) -> dict[str, Any]:
     features = robot_features(spec, settings.height, settings.width)
     writer = WriterV21(settings.out, fps=spec.control_hz, robot_type=spec.name, features=features)
     workers = min(settings.workers, settings.episodes * len(settings.tasks))
-    context = multiprocessing.get_context("spawn")
-    with writer, context.Pool(workers, ignore_interrupt) as pool, new_progress() as progress:
+    with writer, worker_processes(workers) as pool, new_progress() as progress:
         plans = [plan_episodes(settings, name, writer, pool, progress) for name in settings.tasks]
         planned = [
             episode for turn in zip(*(p.episodes for p in plans), strict=True) for episode in turn
         ]
-        recorded = pool.imap(_record, [(settings, episode) for episode in planned])
+        recorded = pool.map(_record, [(settings, episode) for episode in planned])
         for episode in progress.track(recorded, len(planned), description="recording episodes"):
             writer.add(episode)
         facts = _facts(settings, plans)
@@ -126,7 +127,7 @@ def generate(settings: DemoSettings) -> dict[str, Any]:
 
 
 def plan_episodes(
-    settings: DemoSettings, task: str, writer: WriterV21, pool: Pool, progress: Progress
+    settings: DemoSettings, task: str, writer: WriterV21, pool: Executor, progress: Progress
 ) -> TaskPlan:
     """Finds the task's first `episodes` seeds that succeed."""
     planned: list[PlannedEpisode] = []
@@ -149,12 +150,14 @@ def plan_episodes(
     return TaskPlan(task=task, episodes=planned, attempts=attempts)
 
 
-def _attempts(settings: DemoSettings, task: str, pool: Pool) -> Iterator[tuple[int, ScriptResult]]:
+def _attempts(
+    settings: DemoSettings, task: str, pool: Executor
+) -> Iterator[tuple[int, ScriptResult]]:
     """Plays the script on one seed after another, in endless batches."""
     first, batch = settings.seed, max(settings.workers, settings.episodes)
     while True:
         jobs = [(settings, task, seed) for seed in range(first, first + batch)]
-        yield from zip(range(first, first + batch), pool.imap(_attempt, jobs), strict=True)
+        yield from zip(range(first, first + batch), pool.map(_attempt, jobs), strict=True)
         first, batch = first + batch, settings.workers
 
 
@@ -182,7 +185,28 @@ def new_progress() -> Progress:
     return Progress(console=Console(stderr=True))
 
 
-def ignore_interrupt() -> None:
+@contextmanager
+def worker_processes(number: int) -> Iterator[Executor]:
+    """Yields processes that play episodes. At the end each finishes the one it plays.
+
+    Raises:
+        DataError: one of them was killed.
+    """
+    pool = ProcessPoolExecutor(
+        number, multiprocessing.get_context("spawn"), initializer=_ignore_interrupt
+    )
+    try:
+        yield pool
+    except BrokenProcessPool as error:
+        raise DataError(
+            "demo: a process that plays episodes was killed, as happens when memory runs out. "
+            "Lower --workers"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _ignore_interrupt() -> None:
     """Ignores Ctrl-C, because the parent stops its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Iterator
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from itertools import count
-from multiprocessing.pool import Pool
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from flux_core.sim import LIBERO_IMAGE_SIZE, LiberoSim, LiberoTask, choose_tasks
 
 from ..lerobot.recorder import EpisodeRecorder, robot_features, video_key
 from ..lerobot.writer import Episode, WriterV21, check_new, write_json
-from .generate import MAX_FAILURE_SHARE, MIN_ATTEMPTS, ignore_interrupt, new_progress
+from .generate import MAX_FAILURE_SHARE, MIN_ATTEMPTS, new_progress, worker_processes
 from .libero_object import SUITE, execute
 
 NOTE = "scripted, with the simulator's knowledge; not the human demonstrations of LIBERO"
@@ -68,7 +67,7 @@ def generate_libero(settings: LiberoDemoSettings) -> dict[str, Any]:
     Raises:
         UsageError: `out` is not a new or empty directory, or a task is unknown.
         MissingDependencyError: LIBERO is not installed.
-        DataError: the script fails too often at this noise.
+        DataError: the script fails too often at this noise, or a worker was killed.
     """
     check_new(settings.out)
     every = libero_tasks(SUITE)
@@ -78,12 +77,11 @@ def generate_libero(settings: LiberoDemoSettings) -> dict[str, Any]:
     settings.out.parent.mkdir(parents=True, exist_ok=True)
     features = robot_features(spec, LIBERO_IMAGE_SIZE, LIBERO_IMAGE_SIZE)
     writer = WriterV21(settings.out, fps=spec.control_hz, robot_type=spec.name, features=features)
-    context = multiprocessing.get_context("spawn")
     by_task: dict[str, dict[str, Any]] = {}
     with writer, new_progress() as progress:
         for task in tasks:
             # One pool per task: its workers load that task's scene and end with the task.
-            with context.Pool(settings.workers, ignore_interrupt) as pool:
+            with worker_processes(settings.workers) as pool:
                 by_task[task.name] = _record_task(settings, task, writer, pool, progress)
         facts = _facts(settings, by_task)
         write_json(writer.folder / "meta" / "demo.json", facts)
@@ -94,7 +92,7 @@ def _record_task(
     settings: LiberoDemoSettings,
     task: LiberoTask,
     writer: WriterV21,
-    pool: Pool,
+    pool: Executor,
     progress: Progress,
 ) -> dict[str, Any]:
     """Adds the task's first `episodes` successes to the dataset; returns the counts."""
@@ -118,7 +116,7 @@ def _record_task(
 
 
 def _attempts(
-    settings: LiberoDemoSettings, task: LiberoTask, writer: WriterV21, pool: Pool
+    settings: LiberoDemoSettings, task: LiberoTask, writer: WriterV21, pool: Executor
 ) -> Iterator[tuple[int, Episode | None]]:
     """Plays one seed after another, endlessly; None stands for a failure.
 
@@ -136,7 +134,7 @@ def _attempts(
             )
             for seed in seeds
         ]
-        yield from zip(seeds, pool.imap(_record, jobs), strict=True)
+        yield from zip(seeds, pool.map(_record, jobs), strict=True)
 
 
 def _facts(settings: LiberoDemoSettings, by_task: dict[str, dict[str, Any]]) -> dict[str, Any]:
