@@ -12,8 +12,8 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,7 @@ class Point:
     rate: float | None = None
     low: float = 0.0
     high: float = 0.0
+    refused_by: str = ""
 
 
 def main() -> int:
@@ -56,28 +57,36 @@ def main() -> int:
     parser.add_argument("files", nargs="*", type=Path, default=usual, help="default: all success_*")
     parser.add_argument("--out", type=Path, default=IMAGE)
     options = parser.parse_args()
-    reports = [json.loads(path.read_text()) for path in options.files]
+    reports = {name_of(path): json.loads(path.read_text()) for path in options.files}
     draw(points_of(reports), read(KEPT), options.out)
     print(f"{options.out}: {options.out.stat().st_size / 1000:.0f} kB")
     return 0
 
 
-def points_of(reports: Iterable[Mapping[str, Any]]) -> list[Point]:
-    """Returns the measured rows of what benchmarks/success.py has written; each row once."""
+def name_of(path: Path) -> str:
+    """Returns the policy's name: "both" of success_both_2cores.json."""
+    return path.stem.removeprefix("success_").removesuffix("_2cores")
+
+
+def points_of(reports: Mapping[str, Mapping[str, Any]]) -> list[Point]:
+    """Returns the measured rows of what benchmarks/success.py has written; each row once.
+
+    Args:
+        reports: by the name of their policy.
+    """
     kept: dict[tuple[str, str, str], Point] = {}
-    for report in reports:
+    for policy, report in reports.items():
         for row in report["rows"]:
-            series = f"{row['suite'].removeprefix('aloha-')} (policy {report['policy'][:8]})"
+            series = f"{row['suite'].removeprefix('aloha-')}, policy “{policy}”"
             for group, label in places(row):
                 point = Point(group=group, label=label, series=series)
                 if "success" in row:
                     low, high = (100 * bound for bound in row["success"]["ci95"])
                     rate = 100 * row["success"]["episodes"] / row["episodes"]
-                    point = Point(
-                        group=group, label=label, series=series, rate=rate, low=low, high=high
-                    )
-                if point.rate is not None or "refused" in row:
-                    kept[group, label, series] = point
+                    kept[group, label, series] = replace(point, rate=rate, low=low, high=high)
+                elif "refused" in row:
+                    command = row["refused"].partition(":")[0]
+                    kept[group, label, series] = replace(point, refused_by=command)
     points = list(kept.values())
     # A group of the reference alone says nothing.
     labels = {group: {point.label for point in points if point.group == group} for group in GROUPS}
@@ -143,9 +152,15 @@ def draw_points(axes: Axes, points: Sequence[Point]) -> None:
         heights[group, label] = height
         height += 1
     for point in points:
+        if point.rate is None:
+            continue
         index = series.index(point.series)
         shift = 0.7 * (index - (len(series) - 1) / 2) / len(series)
-        _draw_point(axes, point, heights[point.group, point.label] + shift, COLORS[index])
+        height_of_row = heights[point.group, point.label]
+        _draw_point(axes, point, point.rate, height_of_row + shift, COLORS[index])
+    # Every task has the same refusals.
+    for row, point in {(p.group, p.label): p for p in points if p.rate is None}.items():
+        _draw_refusal(axes, point, heights[row])
     axes.set_yticks(list(heights.values()), [label for _, label in heights], fontsize=8)
     axes.set_ylim(height, -1)
     lowest = min((point.low for point in points if point.rate is not None), default=0.0)
@@ -156,29 +171,22 @@ def draw_points(axes: Axes, points: Sequence[Point]) -> None:
     _bare(axes)
 
 
-def _draw_point(axes: Axes, point: Point, height: float, color: str) -> None:
-    if point.rate is None:
-        place = axes.get_yaxis_transform()
-        axes.text(
-            0.01,
-            height,
-            "refused by flux-export",
-            transform=place,
-            fontsize=7,
-            color=color,
-            va="center",
-        )
-        return
+def _draw_point(axes: Axes, point: Point, rate: float, height: float, color: str) -> None:
     axes.errorbar(
-        point.rate,
+        rate,
         height,
-        xerr=[[point.rate - point.low], [point.high - point.rate]],
+        xerr=[[rate - point.low], [point.high - rate]],
         fmt="o",
         markersize=4,
         linewidth=1.4,
         color=color,
         label=point.series,
     )
+
+
+def _draw_refusal(axes: Axes, point: Point, height: float) -> None:
+    text, place = f"refused by {point.refused_by}", axes.get_yaxis_transform()
+    axes.text(0.01, height, text, transform=place, fontsize=7, color="#6b7280", va="center")
 
 
 def draw_curves(axes: Axes, task: str, curves: Sequence[Evaluated]) -> None:

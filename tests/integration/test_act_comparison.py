@@ -158,12 +158,12 @@ def row(**changes: Any) -> dict[str, Any]:
 def test_the_figure_has_the_measured_rows_and_the_refused_ones(
     figure: ModuleType, runs: ModuleType, comparison: ModuleType, tmp_path: Path
 ) -> None:
-    int8 = row(precision="int8", refused="far")
+    int8 = row(precision="int8", refused="flux-export: error: far")
     del int8["success"]
     missing = row(mode="rtc", delay=8, episodes=0)
     del missing["success"]
     rows = [row(), row(horizon=8), row(horizon=16), int8, missing, row(disturbance="blur")]
-    points = figure.points_of([{"policy": "0123456789abcdef", "rows": rows}])
+    points = figure.points_of({figure.name_of(Path("success_both_2cores.json")): {"rows": rows}})
     assert [(point.group, point.label, point.rate) for point in points] == [
         (figure.PRECISIONS, "fp32 on onnxruntime", 95.0),
         (figure.DISTURBANCES, "none", 95.0),
@@ -172,7 +172,8 @@ def test_the_figure_has_the_measured_rows_and_the_refused_ones(
         (figure.PRECISIONS, "int8 on onnxruntime", None),
         (figure.DISTURBANCES, "blur", 95.0),
     ]
-    assert {point.series for point in points} == {"insertion (policy 01234567)"}
+    assert {point.series for point in points} == {"insertion, policy “both”"}
+    assert [point.refused_by for point in points if point.rate is None] == ["flux-export"]
     for side in ("act", "flux"):
         keep(runs, side, steps=900, cpu_s=84.0, won=20)
         keep(runs, side, steps=9000, cpu_s=840.0, won=180)
