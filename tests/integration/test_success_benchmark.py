@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 from pathlib import Path
 from types import ModuleType
@@ -131,3 +132,12 @@ def test_an_object_jumps_once_and_stays_within_its_range(
         assert np.linalg.norm(now[object_of] - before[object_of]) == pytest.approx(0.03)
         now[object_of] = before[object_of]
         np.testing.assert_array_equal(now, before)  # nothing else has moved
+
+
+def test_numbers_md_has_the_table_of_what_was_measured(
+    benchmark: ModuleType, repo_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = repo_root / "benchmarks" / "results" / "success_both_2cores.json"
+    rows = benchmark.table_rows(json.loads(results.read_text())["rows"])
+    benchmark.print_rows(rows, is_markdown=True, width=0)
+    assert capsys.readouterr().out in (repo_root / "docs" / "numbers.md").read_text()
