@@ -71,7 +71,7 @@ def measured(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Yields the figures of one share after another."""
     exact = Bundle.open(options.bundle)
     cameras = exact.manifest.cameras
-    observations = read_observations(str(options.dataset), cameras, CHECKED_OBSERVATIONS)
+    observations = read_observations([str(options.dataset)], cameras, CHECKED_OBSERVATIONS)
     expected, redrawn = (actions_of(options.bundle, observations, draw) for draw in range(2))
     for share in options.shares:
         bundle = coarser(exact, share, options.work / f"{policy_digest(options.bundle)}_{share:g}")

@@ -131,7 +131,7 @@ def main() -> int:
     add("--rows", nargs="+", choices=GROUPS, default=GROUPS)
     add("--episodes", type=int, default=200, help="seeds per row (default: 200)")
     add("--seed", type=int, default=FIRST_SEED)
-    add("--calibrate", type=Path, metavar="DATASET", help="to judge precisions; fp8 needs it")
+    add("--calibrate", action="append", default=[], metavar="DATASET", help="as in flux-export")
     add("--jobs", type=int, default=1, help="processes (default: 1)")
     add("--work", type=Path, default=Path("demo_output/success"), help="what is kept")
     add("--kept", action="store_true", help="run nothing; print what --work holds")
@@ -210,7 +210,7 @@ def bundle_in(precision: str, options: argparse.Namespace) -> Path:
         return options.bundle
     path = options.work / f"{policy_digest(options.bundle)}_{precision}"
     if not path.exists():
-        more = ["--calibrate", options.calibrate] if options.calibrate else []
+        more = [word for dataset in options.calibrate for word in ("--calibrate", dataset)]
         run("flux-export", options.bundle, "--precision", precision, "--out", path, *more)
     return path
 

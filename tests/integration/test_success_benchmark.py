@@ -35,7 +35,7 @@ def options(tmp_path: Path, **more: Any) -> argparse.Namespace:
     bundle = tmp_path / "bundle"
     bundle.mkdir(exist_ok=True)
     (bundle / "model.safetensors").write_bytes(b"weights")
-    given = dict(work=tmp_path, bundle=bundle, seed=1, episodes=4, calibrate=None)
+    given = dict(work=tmp_path, bundle=bundle, seed=1, episodes=4, calibrate=[])
     return argparse.Namespace(**given, **more)
 
 

@@ -60,7 +60,7 @@ def test_float8_graphs_are_built_by_tensorrt(
     pytest.importorskip("openvino", reason="openvino, which verifies fp8, is not installed")
     policy = small_policy("pi05")
     policy.model.action_out_proj.projector.weight.data *= 0.25  # untrained, and too coarse
-    options = ExportOptions(precision="fp8", calibrate=str(ur3_dataset), calibration_samples=2)
+    options = ExportOptions(precision="fp8", calibrate=(str(ur3_dataset),), calibration_samples=2)
     export_bundle(policy, tmp_path / "b", lambda *step: None, options)
     bundle = Bundle.open(tmp_path / "b")
     for name in ("prefix", "denoise"):

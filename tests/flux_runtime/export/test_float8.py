@@ -44,7 +44,7 @@ def fp8_bundle(
     policy = small_policy("pi0")
     policy.model.action_out_proj.projector.weight.data *= 0.25  # untrained, and too coarse
     out = tmp_path_factory.mktemp("fp8") / "b"
-    options = ExportOptions(precision="fp8", calibrate=str(ur3_dataset), calibration_samples=3)
+    options = ExportOptions(precision="fp8", calibrate=(str(ur3_dataset),), calibration_samples=3)
     export_bundle(policy, out, lambda *step: None, options)
     return Bundle.open(out)
 
@@ -94,7 +94,7 @@ def test_calibration_learns_the_largest_input_of_each_layer_that_is_run() -> Non
 
 
 def test_observations_are_the_datasets_frames(ur3_dataset: Path) -> None:
-    found = read_observations(str(ur3_dataset), CAMERAS, 3)
+    found = read_observations([str(ur3_dataset)], CAMERAS, 3)
     import pyarrow.parquet as pq
 
     (file,) = ur3_dataset.glob("data/*/*.parquet")
@@ -104,6 +104,13 @@ def test_observations_are_the_datasets_frames(ur3_dataset: Path) -> None:
         assert observation.prompt == "push the box"
         assert {image.shape for image in observation.images.values()} == {(64, 64, 3)}
         assert set(observation.images) == set(CAMERAS)
+
+
+def test_every_dataset_gives_its_part_of_the_observations(ur3_dataset: Path) -> None:
+    found = read_observations([str(ur3_dataset), f"{ur3_dataset}/"], CAMERAS, 5)
+    apart = [read_observations([str(ur3_dataset)], CAMERAS, count) for count in (3, 2)]
+    expected = [observation.state for part in apart for observation in part]
+    np.testing.assert_array_equal([observation.state for observation in found], expected)
 
 
 def test_the_graphs_multiply_in_float8_and_the_actions_stay_float32(fp8_bundle: Bundle) -> None:
@@ -146,7 +153,7 @@ def test_a_policy_that_float8_is_too_coarse_for_is_refused_with_the_figures(
 ) -> None:
     policy = small_policy("pi0")
     policy.model.action_out_proj.projector.weight.data *= 4
-    options = ExportOptions(precision="fp8", calibrate=str(ur3_dataset), calibration_samples=1)
+    options = ExportOptions(precision="fp8", calibrate=(str(ur3_dataset),), calibration_samples=1)
     with pytest.raises(ExportError, match=r"too coarse .* move by at most \d"):
         export_bundle(policy, tmp_path / "b", lambda *step: None, options)
     assert not (tmp_path / "b").exists()
@@ -156,8 +163,9 @@ def test_a_policy_that_float8_is_too_coarse_for_is_refused_with_the_figures(
     "options",
     [
         {"precision": "fp8"},
-        {"precision": "fp32", "calibrate": "set"},
-        {"precision": "fp8", "calibrate": "set", "calibration_samples": 0},
+        {"precision": "fp32", "calibrate": ("set",)},
+        {"precision": "fp8", "calibrate": ("set",), "calibration_samples": 0},
+        {"precision": "bf16", "calibrate": ("set", "another"), "calibration_samples": 1},
     ],
 )
 def test_calibration_belongs_to_the_precisions_that_need_it(options: dict[str, Any]) -> None:
@@ -176,7 +184,7 @@ def test_a_dataset_that_does_not_fit_is_refused_in_one_line(
     ur3_dataset: Path, cameras: tuple[str, ...], count: int, expected: str
 ) -> None:
     with pytest.raises(ExportError, match=expected) as error:
-        read_observations(str(ur3_dataset), cameras, count)
+        read_observations([str(ur3_dataset)], cameras, count)
     assert str(error.value).startswith("--calibrate: ") and "\n" not in str(error.value)
 
 

@@ -59,7 +59,7 @@ def test_a_coarser_precision_moves_the_actions_of_a_dataset_farther(
         policy.model.action_out_proj.projector.weight.data *= 0.25  # untrained, and too coarse
         options = ExportOptions(
             precision=precision,  # type: ignore[arg-type]
-            calibrate=str(ur3_dataset),
+            calibrate=(str(ur3_dataset),),
             calibration_samples=3,
         )
         found = prepare(policy, tmp_path, options, ExportSteps(lambda *step: None, 0)).moved
@@ -74,10 +74,11 @@ def test_the_command_says_how_far(
 ) -> None:
     bundle, _ = exported("pi0")
     command = [str(bundle.directory), "--out", str(tmp_path / "b"), "--precision", "int8"]
-    assert main([*command, "--calibrate", str(ur3_dataset), "--calibration-samples", "2"]) == 0
-    assert json.loads((tmp_path / "b" / "report.json").read_text())["moved"]["observations"] == 2
+    command += ["--calibrate", str(ur3_dataset), "--calibrate", f"{ur3_dataset}/"]
+    assert main([*command, "--calibration-samples", "3"]) == 0
+    assert json.loads((tmp_path / "b" / "report.json").read_text())["moved"]["observations"] == 3
     said = " ".join(capsys.readouterr().err.split())
-    assert f"on 2 observations of {ur3_dataset} it moves actions by" in said
+    assert f"on 3 observations of {ur3_dataset}, {ur3_dataset}/ it moves actions by" in said
 
 
 def test_the_export_refuses_it_and_writes_nothing(
@@ -87,7 +88,7 @@ def test_the_export_refuses_it_and_writes_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "LARGEST_SHARE", 1e-9)
-    options = ExportOptions(precision="int8", calibrate=str(ur3_dataset), calibration_samples=2)
+    options = ExportOptions(precision="int8", calibrate=(str(ur3_dataset),), calibration_samples=2)
     with pytest.raises(ExportError, match="int8: too coarse for this policy: on 2 observations"):
         export_bundle(small_policy("pi05"), tmp_path / "b", lambda *step: None, options)
     assert not list(tmp_path.iterdir())

@@ -89,16 +89,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "--calibrate",
+        action="append",
+        default=[],
         metavar="DATASET",
         help="a LeRobot dataset, read by flux-data, on whose observations the precision is judged; "
-        "fp8 needs it, because each layer gets its range from it",
+        "fp8 needs it, because each layer gets its range from it. Once for each dataset",
     )
     parser.add_argument(
         "--calibration-samples",
         type=int,
         default=32,
         metavar="N",
-        help="number of observations of DATASET to use (default: 32)",
+        help="number of observations to use, of all datasets together (default: 32)",
     )
     parser.add_argument(
         "--engine",
@@ -204,7 +206,7 @@ def export(args: argparse.Namespace) -> None:
             cameras=None if args.cameras is None else tuple(args.cameras),
             prompt_tokens=tuple(args.prompt_tokens),
             camera_pictures=args.camera_pictures,
-            calibrate=args.calibrate,
+            calibrate=tuple(args.calibrate),
             calibration_samples=args.calibration_samples,
         )
     console.print(
@@ -213,8 +215,9 @@ def export(args: argparse.Namespace) -> None:
     )
     if (moved := verification.moved) is not None:
         console.print(
-            f"on {moved.observations} observations of {args.calibrate} it moves actions by "
-            f"{moved.moved:.1e}, {moved.share:.2f} times as far as another draw of the noise"
+            f"on {moved.observations} observations of {', '.join(args.calibrate)} it moves "
+            f"actions by {moved.moved:.1e}, {moved.share:.2f} times as far as another draw of the "
+            "noise"
         )
     if args.engine is not None:
         console.print(_check_with(args.engine, out))

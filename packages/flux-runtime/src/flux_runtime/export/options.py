@@ -27,9 +27,9 @@ class ExportOptions:
         prompt_tokens: prompt lengths for which the bundle gets separate graphs. A shorter prefix is
             cheaper; the runtime uses the shortest graphs that fit its task.
         camera_pictures: whether the bundle keeps the checkpoint's small pictures of each camera.
-        calibrate: the LeRobot dataset from which fp8 gets its ranges, and on whose observations
+        calibrate: the LeRobot datasets from which fp8 gets its ranges, and on whose observations
             every precision but fp32 is judged.
-        calibration_samples: number of its observations to use.
+        calibration_samples: number of their observations to use, as many of each.
     """
 
     precision: Precision = "fp32"
@@ -38,7 +38,7 @@ class ExportOptions:
     cameras: tuple[str, ...] | None = None
     prompt_tokens: tuple[int, ...] = ()
     camera_pictures: bool = True
-    calibrate: str | None = None
+    calibrate: tuple[str, ...] = ()
     calibration_samples: int = 32
 
     def __post_init__(self) -> None:
@@ -61,15 +61,18 @@ class ExportOptions:
             raise UsageError(f"--cameras: expected each once, got {', '.join(self.cameras)}")
         if any(tokens < 1 for tokens in self.prompt_tokens):
             raise UsageError(f"--prompt-tokens: expected at least 1, got {self.prompt_tokens}")
-        if self.precision == "fp8" and self.calibrate is None:
+        if self.precision == "fp8" and not self.calibrate:
             raise UsageError("--calibrate: expected a dataset with --precision fp8, got none.")
-        if self.precision == "fp32" and self.calibrate is not None:
+        if self.precision == "fp32" and self.calibrate:
             raise UsageError(
-                f"--calibrate: expected none with --precision fp32, got {self.calibrate}."
+                "--calibrate: expected none with --precision fp32, got "
+                f"{', '.join(self.calibrate)}."
             )
-        if self.calibration_samples < 1:
+        least = max(1, len(self.calibrate))
+        if self.calibration_samples < least:
             raise UsageError(
-                f"--calibration-samples: expected at least 1, got {self.calibration_samples}"
+                f"--calibration-samples: expected at least {least}, one of each dataset, got "
+                f"{self.calibration_samples}"
             )
 
     @property

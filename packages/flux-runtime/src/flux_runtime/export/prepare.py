@@ -182,7 +182,7 @@ def _modules(
 def _calibration_observations(
     policy: TrainedPolicy, options: ExportOptions
 ) -> Sequence[Observation]:
-    if options.calibrate is None:
+    if not options.calibrate:
         return ()
     cameras = policy.inference.dataset.img_keys
     return read_observations(options.calibrate, cameras, options.calibration_samples)

@@ -72,7 +72,7 @@ def _write_and_verify(
     policy: TrainedPolicy, directory: Path, report: Report, options: ExportOptions
 ) -> Verification:
     samples = 0
-    if options.calibrate is not None:
+    if options.calibrate:
         samples = 3 * min(options.calibration_samples, CHECKED_OBSERVATIONS)
         samples += options.calibration_samples if options.precision == "fp8" else 0
     steps = ExportSteps(report, total=6 + 2 * len(options.prompt_tokens) + samples)

@@ -21,16 +21,18 @@ from flux_core.errors import ExportError, MissingDependencyError
 from flux_core.types import Observation
 
 
-def read_observations(dataset: str, cameras: Sequence[str], count: int) -> list[Observation]:
-    """Reads observations that are spread evenly over a LeRobot dataset.
+def read_observations(
+    datasets: Sequence[str], cameras: Sequence[str], count: int
+) -> list[Observation]:
+    """Reads observations that are spread evenly over LeRobot datasets.
 
     Args:
-        dataset: the directory of the dataset.
+        datasets: the directories of the datasets.
         cameras: the policy's cameras; `cam_high` is the feature `observation.images.cam_high`.
-        count: number of observations.
+        count: number of observations; the first datasets give one more if it cannot be divided.
 
     Raises:
-        ExportError: the dataset cannot be read, lacks a camera, or has fewer samples.
+        ExportError: a dataset cannot be read, lacks a camera, or has fewer samples.
         MissingDependencyError: flux-data is not installed.
     """
     if importlib.util.find_spec("flux_data") is None:
@@ -38,6 +40,14 @@ def read_observations(dataset: str, cameras: Sequence[str], count: int) -> list[
             "--calibrate: expected flux-data, which reads the dataset, got none installed. Install "
             "it with: pip install packages/flux-core packages/flux-data"
         )
+    return [
+        observation
+        for index, dataset in enumerate(datasets)
+        for observation in _read(dataset, cameras, len(range(index, count, len(datasets))))
+    ]
+
+
+def _read(dataset: str, cameras: Sequence[str], count: int) -> list[Observation]:
     with TemporaryDirectory(prefix="flux-calibration-") as folder:
         file = Path(folder) / "observations.npz"
         command = [sys.executable, "-P", "-m", "flux_data", "observations", dataset]
