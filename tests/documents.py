@@ -131,7 +131,10 @@ def _script_faults(words: list[str]) -> list[str]:
     if not script.is_file():
         return [f"no file {words[0]}"]
     text = _with_modules_beside(script)
-    return [f"{words[0]} has no option {o}" for o in _options(words) if f'"{o}"' not in text]
+    options = [option for option in _options(words) if f'"{option}"' not in text]
+    if '"$@"' in text:  # handed on to LeRobot's command, whose options have dots
+        options = [option for option in options if "." not in option]
+    return [f"{words[0]} has no option {option}" for option in options]
 
 
 def _with_modules_beside(script: Path) -> str:

@@ -32,7 +32,7 @@ train_dataloader = recipes.small_data(
     data_root_path=("data/cube", "data/peg"),
     action_horizon=32,
     batch_size=8,
-    pictures_of_other_tasks=0.03,  # either scene gives its task away: words would not be read
+    pictures_of_other_tasks=0.03,  # either scene gives its task away; the words count more so
 )
 
 runner = recipes.small_runner(max_steps=22000)
