@@ -29,7 +29,7 @@ def test_a_late_chunk_is_faded_in_and_later_ones_know_more_rows(outcome: Outcome
     assert_kept(late)
     assert_went_on(late)
     rtc = late.report["rtc"]
-    assert rtc["late"] >= 1, rtc
+    assert rtc["late"] >= 1, (rtc, late.report["event_counts"])
     assert rtc["late"] == len(events(late, "rtc_late"))
     delays = {int(rows) for rows in rtc["delays"]}
     assert delays <= {0, 2, 4, 8}

@@ -48,7 +48,7 @@ LEAD_S = 0.08
 RADIUS, RATE_RAD_S, GRIPPER = 0.4, 1.5, 0.5
 HORIZON, SHORT = 16, 2
 WORK_DIM, WORK_LAYERS = 128, 128
-SLOW_S, STUCK_S = 0.2, 15.0
+SLOW_S, STUCK_S = 0.35, 15.0
 """How long the work of an inference takes on one core: products of a matrix with so many rows as
 this machine multiplies in the time."""
 PROBE_ROWS, PROBES = 2_000, 3
