@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
-import threading
-import time
+import os
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import av
 import numpy as np
 import pytest
 
+from flux_core.errors import DataError
 from flux_core.robots import robot_spec
 from flux_core.sim import AlohaInsertionSim, AlohaSim
 from flux_core.sim.aloha import START_ARM_RAD, sample_cube_position
@@ -25,6 +24,7 @@ from flux_data.demo.aloha_script import (
     AlohaScript,
     execution_noise,
 )
+from flux_data.demo.generate import worker_processes
 from flux_data.demo.ik import ArmIk, GripperPose
 from flux_data.demo.insertion import INSERTION, LATEST_TICKS, lateness
 from flux_data.demo.transfer_cube import TRANSFER_CUBE
@@ -340,18 +340,9 @@ def test_a_hopeless_speed_is_refused_and_leaves_nothing_behind(
     assert not (tmp_path / "out" / "meta").exists()
 
 
-def test_a_worker_that_is_killed_ends_the_recording(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def kill_one() -> None:
-        while not (workers := multiprocessing.active_children()):
-            time.sleep(0.01)
-        workers[0].kill()
-
-    threading.Thread(target=kill_one, daemon=True).start()
-    assert record(tmp_path / "out", "--workers", "2", "--episodes", "8") == 1
-    assert capsys.readouterr().err.splitlines()[-1].endswith("runs out. Lower --workers")
-    assert not (tmp_path / "out" / "meta").exists()
+def test_a_process_that_is_killed_ends_the_recording_with_what_to_do() -> None:
+    with pytest.raises(DataError, match="was killed.*Lower --workers"), worker_processes(2) as pool:
+        list(pool.map(os._exit, [9] * 8))
 
 
 def test_info_summarises_the_dataset(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,9 +7,10 @@ any process can then render any of them.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 from collections.abc import Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -196,6 +197,9 @@ def worker_processes(number: int) -> Iterator[Executor]:
         number, multiprocessing.get_context("spawn"), initializer=_ignore_interrupt
     )
     try:
+        # Each exists before there is work: in Python 3.11 one that is started while another dies
+        # would be waited for without end.
+        wait([pool.submit(os.getpid) for _ in range(number)])
         yield pool
     except BrokenProcessPool as error:
         raise DataError(
